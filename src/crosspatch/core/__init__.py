@@ -1,0 +1,1 @@
+"""What every floor needs: errors, statistics, files, progress, provenance."""

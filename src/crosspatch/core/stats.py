@@ -1,0 +1,140 @@
+"""Intervals and tests over examples: bootstrap, sign flips and the control of false discoveries; numpy only."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+Sites = Float[np.ndarray, " site"]
+SiteByExample = Float[np.ndarray, "site example"]
+
+EXACT_UP_TO = 12  # 2**12 sign vectors are fewer than a good random sample of them
+REFINE_BELOW, REFINE_BY = 0.01, 50
+_MOST_WORK = 50_000_000_000  # site × example × draw of a second sample: some ten seconds
+_CHUNK = 2048  # sites held at once: bounds the memory at chunk × draws numbers
+
+
+def bootstrap_mean(
+    values: SiteByExample, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[Sites, Sites]:
+    """Give the percentile bootstrap interval of each site's mean over examples, as (low, high).
+
+    NaN is an example without a value at that site. A site with fewer than two values has NaN bounds.
+    """
+    return bootstrap_ratio(values, np.ones(values.shape[1]), level=level, draws=draws, seed=seed)
+
+
+def bootstrap_ratio(
+    raw: SiteByExample, gap: Float[np.ndarray, " example"], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[Sites, Sites]:
+    """Give the percentile bootstrap interval of mean(raw) / mean(gap) of each site, as (low, high).
+
+    Examples are drawn jointly for the numerator and the denominator, so the interval holds the gap's own uncertainty.
+    """
+    weights = _resample_weights(raw.shape[1], draws=draws, seed=seed)
+    scale = _weighted_means(gap[None].astype(np.float64), weights)
+    low, high = np.full(len(raw), np.nan), np.full(len(raw), np.nan)
+    for part in _chunks(len(raw)):
+        values = raw[part].astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = _weighted_means(values, weights) / scale
+        low[part], high[part] = _percentile_interval(ratios, level)
+        too_few = (~np.isnan(values)).sum(axis=1) < 2
+        low[part][too_few] = high[part][too_few] = np.nan
+    return low, high
+
+
+def sign_flip_p(values: SiteByExample, *, draws: int = 2000, seed: int = 0) -> Sites:
+    """Test for each site whether its effects are as likely negative as positive; two-sided p-values.
+
+    All sign vectors are used up to 12 examples. Above, random ones are drawn, with the +1 correction; sites under
+    p = 0.01 are drawn again, up to 50 times as often, so that a correction for many sites can still reject.
+    NaN is an example without a value; a site of NaN alone has p-value NaN.
+    """
+    filled = np.nan_to_num(values.astype(np.float64), nan=0.0)  # a zero has no sign to flip: it drops out of every sum
+    n = values.shape[1]
+    if n <= EXACT_UP_TO:
+        codes = np.arange(2 ** max(n - 1, 0))  # the last example keeps its sign: the other half mirrors this one
+        signs = 1.0 - 2.0 * (codes[:, None] >> np.arange(n) & 1)
+        p = _extremes(filled, iter([signs])) / len(signs)
+    else:
+        rng = np.random.default_rng(seed)
+        p = _drawn_p(filled, draws=draws, rng=rng)
+        small = np.flatnonzero(p < REFINE_BELOW)
+        if len(small):
+            # A fresh sample, its size fixed without looking at it: the p-value stays valid.
+            more = min(draws * REFINE_BY, max(draws, _MOST_WORK // (n * len(small))))
+            p[small] = _drawn_p(filled[small], draws=more, rng=rng)
+    return np.where(np.isnan(values).all(axis=1), np.nan, p)
+
+
+def smallest_p(n: int, *, draws: int = 2000) -> float:
+    """Give the smallest p-value that `sign_flip_p` can reach with n examples."""
+    return 2.0 ** (1 - n) if n <= EXACT_UP_TO else 1 / (draws * REFINE_BY + 1)
+
+
+def benjamini_hochberg(p: Sites) -> Sites:
+    """Turn p-values into q-values: the least false-discovery rate at which each is rejected. NaN: not a test."""
+    q = np.full(p.shape, np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    scaled = p[order] * len(order) / np.arange(1, len(order) + 1)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return q
+
+
+def _resample_weights(n: int, *, draws: int, seed: int) -> Float[np.ndarray, "draw example"]:
+    """Draw n examples with replacement, draws times; count how often each came."""
+    chosen = np.random.default_rng(seed).integers(0, n, size=(draws, n))
+    slots = chosen + n * np.arange(draws)[:, None]
+    return np.bincount(slots.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
+
+
+def _weighted_means(
+    values: SiteByExample, weights: Float[np.ndarray, "draw example"]
+) -> Float[np.ndarray, "site draw"]:
+    """Average each site's values under each draw; NaN where a draw holds none of the site's values."""
+    there = ~np.isnan(values)
+    sums = np.where(there, values, 0.0) @ weights.T
+    counts = there.astype(np.float64) @ weights.T if not there.all() else weights.sum(axis=1)[None]
+    with np.errstate(invalid="ignore"):
+        return sums / counts
+
+
+def _percentile_interval(sample: Float[np.ndarray, "site draw"], level: float) -> tuple[Sites, Sites]:
+    """Read both ends of the central interval off each row, as np.nanpercentile would; sort puts NaN last."""
+    ordered, last = np.sort(sample, axis=1), (~np.isnan(sample)).sum(axis=1) - 1
+    rows = np.arange(len(sample))
+
+    def at(share: float) -> Sites:
+        place = np.maximum(last, 0) * share
+        below = np.floor(place).astype(int)
+        above = np.minimum(below + 1, np.maximum(last, 0))
+        left, right = ordered[rows, below], ordered[rows, above]
+        with np.errstate(invalid="ignore"):
+            return left + (right - left) * (place - below)
+
+    return at((1 - level) / 2), at((1 + level) / 2)
+
+
+def _drawn_p(filled: SiteByExample, *, draws: int, rng: np.random.Generator) -> Sites:
+    """Estimate p-values from random sign vectors; the observed one counts as drawn, so none is zero."""
+    n = filled.shape[1]
+    sizes = [min(_CHUNK, draws - start) for start in range(0, draws, _CHUNK)]
+    signs = (rng.integers(0, 2, size=(size, n)).astype(np.float64) * 2 - 1 for size in sizes)
+    return (_extremes(filled, signs) + 1) / (draws + 1)
+
+
+def _extremes(filled: SiteByExample, signs: Iterator[Float[np.ndarray, "draw example"]]) -> Sites:
+    """Count for each site the sign vectors whose sum is at least as far from zero as the observed one."""
+    # Sums of equal numbers in another order differ in the last bits: such ties count as extreme.
+    observed = np.abs(filled.sum(axis=1)) - 1e-9 * np.abs(filled).sum(axis=1)
+    count = np.zeros(len(filled))
+    for block in signs:
+        for part in _chunks(len(filled)):
+            count[part] += (np.abs(filled[part] @ block.T) >= observed[part, None]).sum(axis=1)
+    return count
+
+
+def _chunks(total: int) -> Iterator[slice]:
+    return (slice(start, min(start + _CHUNK, total)) for start in range(0, total, _CHUNK))
