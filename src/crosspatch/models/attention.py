@@ -1,0 +1,190 @@
+"""Attention over packed tokens and attention patterns, through transformers' own interface; nothing is re-implemented.
+
+While one of the context managers here is open, the model's attention modules call `_dispatch` instead of their kernel.
+It hands every call on to the model's own kernel, except the ones that the open job wants to see or to rearrange.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from crosspatch.models.anatomy import Anatomy
+from crosspatch.models.blocks import block_list
+
+NAME = "crosspatch"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows of one shape in a packed batch: `rows` prompts, each with tokens `start … start + span - 1`.
+
+    `pairs[r]` says whose keys and values before `start` row r attends to.
+    """
+
+    start: int
+    span: int
+    pairs: Int[Tensor, " row"]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.pairs)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of all rows."""
+        return len(self.pairs) * self.span
+
+
+@dataclass
+class Job:
+    """What attention must do for one call of one block."""
+
+    segments: Sequence[Segment] = ()
+    keys: Float[Tensor, "pair kv pos d_head"] | None = None
+    values: Float[Tensor, "pair kv pos d_head"] | None = None
+    see_keys: Callable[[int, Tensor, Tensor], None] | None = None
+    see_pattern: Callable[[int, Tensor], None] | None = None
+    original: str = "sdpa"
+    watched: Mapping[int, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
+    calls: int = 0
+
+
+_job: ContextVar[Job | None] = ContextVar("crosspatch_attention_job", default=None)
+
+
+def own_kernel(module: nn.Module) -> Callable[..., Any] | None:
+    """Return the plain attention function beside the module's class, which knows all that its architecture does."""
+    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+
+
+def attention_modules(module: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+    """Return the attention module of each block, in order."""
+    return [block.get_submodule(anatomy.attention) for block in block_list(module, anatomy)]
+
+
+@contextmanager
+def rerouted(module: nn.Module, anatomy: Anatomy, job: Job) -> Iterator[None]:
+    """Send the attention of all blocks through `_dispatch`, with this job; the configuration is restored after."""
+    _register()
+    configs = _configs(module, anatomy)
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    outer = _job.get()
+    job.original = next((name for name in before.values() if name != NAME), outer.original if outer else job.original)
+    token = _job.set(job)
+    try:
+        for config in configs.values():
+            config._attn_implementation_internal = NAME
+        yield
+    finally:
+        _job.reset(token)
+        for key, config in configs.items():
+            config._attn_implementation_internal = before[key]
+
+
+def _configs(module: nn.Module, anatomy: Anatomy) -> dict[int, Any]:
+    """Return the configurations that choose the kernel: the attention modules' own and the one that makes masks."""
+    owner = module.get_submodule(anatomy.blocks.rpartition(".")[0])
+    found = (getattr(part, "config", None) for part in (owner, *attention_modules(module, anatomy)))
+    return {id(config): config for config in found if config is not None}
+
+
+def _register() -> None:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if NAME not in ALL_ATTENTION_FUNCTIONS.valid_keys():
+        ALL_ATTENTION_FUNCTIONS.register(NAME, _dispatch)
+        # A mask with numbers in it can be sliced for any run of positions; kernels that skip it cannot be asked.
+        ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+
+
+def _dispatch(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    job = _job.get()
+    if job is None:
+        raise RuntimeError("crosspatch attention was called outside its context")
+    if job.segments:
+        return _attend_packed(job, module, (query, key, value), attention_mask, kwargs), None
+    if id(module) in job.watched:
+        return _attend_watched(job, module, (query, key, value), attention_mask, kwargs)
+    return _attend(job, module, (query, key, value), attention_mask, kwargs)
+
+
+def _attend(
+    job: Job,
+    module: nn.Module,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    kwargs: Mapping[str, Any],
+    *,
+    explicit: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Call the model's kernel; `explicit` asks for one that returns the attention pattern too."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    special = kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None or job.original == "eager"
+    eager = own_kernel(module)
+    if eager is not None and (explicit or special):
+        return eager(module, *qkv, mask, **kwargs)
+    # Packed rows come with their own mask, which kernels for padded batches (flash) do not take.
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *qkv, mask, **kwargs)
+
+
+def _attend_packed(
+    job: Job, module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, kwargs: Mapping[str, Any]
+) -> Float[Tensor, "1 token head d_head"]:
+    """Attend each segment's rows to their pair's earlier keys and values and to their own."""
+    job.calls += 1
+    query, _, value = qkv
+    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+    first = 0
+    for index, segment in enumerate(job.segments):
+        last = first + segment.tokens
+        q, k, v = (t[0, :, first:last].unflatten(1, (segment.rows, segment.span)).transpose(0, 1) for t in qkv)
+        if job.see_keys is not None:
+            job.see_keys(index, k, v)
+        if segment.start:
+            k, v = _with_past(job.keys, k, segment), _with_past(job.values, v, segment)
+        end = segment.start + segment.span
+        part = None if mask is None else mask[..., segment.start : end, :end]
+        result, pattern = _attend(job, module, (q, k, v), part, kwargs, explicit=job.see_pattern is not None)
+        if job.see_pattern is not None and pattern is not None:
+            job.see_pattern(index, pattern)
+        out[0, first:last] = result.flatten(0, 1)
+        first = last
+    return out
+
+
+def _with_past(past: Tensor | None, new: Float[Tensor, "row kv span d_head"], segment: Segment) -> Tensor:
+    if past is None:
+        raise RuntimeError("a segment that starts late needs the keys and values before it")
+    return torch.cat([past[:, :, : segment.start][segment.pairs], new], dim=2)
+
+
+def _attend_watched(
+    job: Job, module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, kwargs: Mapping[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Show the pattern `[batch, head, query, key]` of a watched module; a pattern given back replaces it."""
+    query, key, value = qkv
+    if mask is None and query.shape[2] > 1:
+        length = key.shape[2]
+        mask = torch.full((query.shape[2], length), torch.finfo(query.dtype).min, device=query.device).triu(
+            1 + length - query.shape[2]
+        )
+    out, pattern = _attend(job, module, qkv, mask, kwargs, explicit=True)
+    if pattern is None:
+        raise RuntimeError("the model's attention function gave no pattern")
+    changed = job.watched[id(module)](pattern)
+    if changed is None:
+        return out, pattern
+    groups = changed.shape[1] // value.shape[1]
+    return (changed.to(value.dtype) @ value.repeat_interleave(groups, dim=1)).transpose(1, 2).contiguous(), changed

@@ -1,0 +1,46 @@
+"""An opened model: the user's own module, untouched, with what is known about it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from crosspatch.models.anatomy import Anatomy
+from crosspatch.sites import Extent
+
+
+@dataclass(frozen=True)
+class Check:
+    """One fact about a model, proved or refuted on the model itself."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """The user's module and tokenizer, the anatomy proved on it, and the checks that proved it."""
+
+    module: nn.Module
+    tokenizer: Any
+    name: str
+    fingerprint: str
+    anatomy: Anatomy
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the embedding knows."""
+        return self.anatomy.vocab
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the token embedding, where prompts go in."""
+        return self.module.get_submodule(self.anatomy.embedding).weight.device  # pyright: ignore[reportReturnType]
+
+    @property
+    def extent(self) -> Extent:
+        """Layers and units, for expanding a selection of sites."""
+        return Extent(layers=self.anatomy.layers, units=self.anatomy.units())
