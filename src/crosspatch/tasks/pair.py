@@ -1,0 +1,79 @@
+"""A pair of prompts with answers and named positions, and a task: many pairs with a metric."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from crosspatch.core.errors import BadInput, UnalignedPair
+from crosspatch.sites.site import TOGETHER, split_name
+
+Answer = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Hold a clean and a corrupt prompt as token ids, aligned position by position, BOS included if there is one.
+
+    `right` and `wrong` list alternative answers, each a sequence of token ids. `names` maps a named position to its
+    index from the first token. Raises UnalignedPair for unequal lengths, BadInput for an empty prompt, no right answer
+    or a name that is outside the prompt or that no site can spell.
+    """
+
+    clean: tuple[int, ...]
+    corrupt: tuple[int, ...]
+    right: tuple[Answer, ...]
+    wrong: tuple[Answer, ...]
+    names: Mapping[str, int]
+    clean_text: str = ""
+    corrupt_text: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.clean) != len(self.corrupt):
+            raise UnalignedPair(
+                f"the clean prompt has {len(self.clean)} tokens and the corrupt one {len(self.corrupt)}: "
+                "patching needs prompts of equal length, aligned position by position."
+            )
+        if not self.clean:
+            raise BadInput("a pair needs prompts of at least one token.")
+        if not self.right or not all(self.right) or not all(self.wrong):
+            raise BadInput("a pair needs at least one right answer, and every answer at least one token.")
+        for name, index in self.names.items():
+            _check_name(name, index, len(self.clean))
+
+
+@dataclass(frozen=True, repr=False)
+class Task:
+    """Hold pairs, the metric to score them by, and the settings that made them.
+
+    `tokens` are the display strings of each clean prompt's tokens, one tuple a pair. Raises BadInput without pairs or
+    if `tokens` does not match them.
+    """
+
+    name: str
+    pairs: tuple[Pair, ...]
+    metric: str = "logit_diff"
+    settings: Mapping[str, str | int | float] = field(default_factory=dict)
+    tokens: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise BadInput(f"task {self.name!r} has no pairs: give at least one example.")
+        if self.tokens and [len(row) for row in self.tokens] != [len(pair.clean) for pair in self.pairs]:
+            raise BadInput(f"task {self.name!r}: tokens must hold one string for each token of each clean prompt.")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __repr__(self) -> str:
+        lengths = sorted({len(pair.clean) for pair in self.pairs})
+        span = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+        return f"Task({self.name!r}, {len(self.pairs)} pairs of {span} tokens, metric {self.metric!r})"
+
+
+def _check_name(name: str, index: int, length: int) -> None:
+    if split_name(name) is None or name == TOGETHER:
+        raise BadInput(
+            f"{name!r} cannot name a position: use letters, digits and underscores, with an offset at most, "
+            f"such as 'subject' or 'S1+1'; {TOGETHER!r} is taken."
+        )
+    if not 0 <= index < length:
+        raise BadInput(f"position {name!r} is {index}, but the prompt has {length} tokens, 0 to {length - 1}.")

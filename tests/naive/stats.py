@@ -1,0 +1,41 @@
+"""Statistics, one site and one draw at a time, from the definitions."""
+
+from itertools import product
+
+import numpy as np
+
+
+def naive_bootstrap_ratio(raw, gap, level, draws, seed):
+    """Efron's percentile interval: resample examples, take mean(raw)/mean(gap), read the quantiles."""
+    low, high = [], []
+    chosen = np.random.default_rng(seed).integers(0, len(gap), size=(draws, len(gap)))
+    for site in raw:
+        sample = []
+        for draw in chosen:
+            values = [site[i] for i in draw if not np.isnan(site[i])]
+            sample += [sum(values) / len(values) / (sum(gap[i] for i in draw) / len(draw))] if values else []
+        too_few = np.sum(~np.isnan(site)) < 2
+        low.append(np.nan if too_few else np.percentile(sample, 50 - 50 * level))
+        high.append(np.nan if too_few else np.percentile(sample, 50 + 50 * level))
+    return np.array(low), np.array(high)
+
+
+def naive_sign_flip_p(values):
+    """The share of all sign vectors whose |sum| reaches the observed one."""
+    p = []
+    for site in values:
+        there = [float(value) for value in site if not np.isnan(value)]
+        flips = product((1, -1), repeat=len(there))
+        sums = [abs(sum(s * v for s, v in zip(signs, there, strict=True))) for signs in flips]
+        p.append(np.mean([total >= abs(sum(there)) - 1e-9 for total in sums]) if there else np.nan)
+    return np.array(p)
+
+
+def naive_benjamini_hochberg(p):
+    """q of a test: the least m·p_j/rank_j over the tests j with p_j at least as large (Benjamini & Hochberg 1995)."""
+    tested = [value for value in p if not np.isnan(value)]
+    q = []
+    for value in p:
+        larger = [len(tested) * w / sum(v <= w for v in tested) for w in tested if w >= value]
+        q.append(np.nan if np.isnan(value) else min([1.0, *larger]))
+    return np.array(q)
