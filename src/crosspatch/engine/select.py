@@ -1,0 +1,76 @@
+"""From a selection's text and a task to the sites of a sweep."""
+
+from collections.abc import Sequence
+
+from crosspatch.core.errors import BadInput
+from crosspatch.models.model import Model
+from crosspatch.sites import KINDS, Site, parse, resolve_position
+from crosspatch.tasks import Task
+
+
+def one_layout(task: Task) -> bool:
+    """Whether all prompts have one length and the same named positions, so that an index means one thing in all."""
+    first = task.pairs[0]
+    return all(len(p.clean) == len(first.clean) and dict(p.names) == dict(first.names) for p in task.pairs)
+
+
+def star_positions(task: Task) -> tuple[int | str, ...]:
+    """Return what "each position" means: every index where prompts share a layout, else the task's named positions.
+
+    Prompts of several lengths and no names are indexed from their first token.
+    """
+    names = [name for name in task.pairs[0].names if all(name in pair.names for pair in task.pairs)]
+    if one_layout(task) or not names:
+        return tuple(range(max(len(pair.clean) for pair in task.pairs)))
+    return tuple(sorted(names, key=lambda name: sum(pair.names[name] for pair in task.pairs)))
+
+
+def select_sites(model: Model, task: Task, sites: str | Sequence[Site]) -> tuple[Site, ...]:
+    """Expand a selection for this model and task; a kind without `@` is swept at its customary positions.
+
+    These are: each position for layer-wide kinds, all positions together for heads and neurons.
+
+    Raises:
+        UnknownName: a kind, layer, unit or named position that does not exist.
+        BadInput: a kind that this model cannot offer, or `logits`, which is read and not patched.
+    """
+    star = star_positions(task)
+    if not isinstance(sites, str):
+        chosen = tuple(sites)
+    else:
+        selection = parse(sites)
+        for pattern in selection.patterns:
+            model.anatomy.require(pattern.kind)
+        chosen = selection.expand(model.extent, star)
+    placed = dict.fromkeys(site for given in chosen for site in _placed(given, star))
+    for site in placed:
+        _check(model, task, site)
+    return tuple(placed)
+
+
+def _placed(site: Site, star: Sequence[int | str]) -> tuple[Site, ...]:
+    if site.position is not None:
+        return (site,)
+    places = ("all",) if KINDS[site.kind].unit is not None else tuple(star)
+    return tuple(Site(site.kind, site.layer, site.unit, place) for place in places)
+
+
+def _check(model: Model, task: Task, site: Site) -> None:
+    model.anatomy.require(site.kind)
+    if site.kind == "logits":
+        raise BadInput("logits are what the metric reads; patch a site before them, such as resid.post.")
+    if site.layer is not None and not 0 <= site.layer < model.anatomy.layers:
+        raise BadInput(f"{site}: this model has layers 0..{model.anatomy.layers - 1}.")
+    if isinstance(site.position, str) and site.position != "all":
+        for pair in task.pairs:
+            resolve_position(site.position, pair.names, len(pair.clean))
+    longest = max(len(pair.clean) for pair in task.pairs)
+    if isinstance(site.position, int) and not -longest <= site.position < longest:
+        raise BadInput(f"{site}: the longest prompt has {longest} tokens, positions 0..{longest - 1}.")
+
+
+def selection_text(sites: str | Sequence[Site]) -> str:
+    """Return the selection as text, for provenance."""
+    if isinstance(sites, str):
+        return sites
+    return ", ".join(str(site) for site in sites[:8]) + (" …" if len(sites) > 8 else "")

@@ -1,0 +1,192 @@
+"""Say in words what effects show, and warn of the known pitfalls of patching; pure functions."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from crosspatch.draw import number, p_value, with_interval
+from crosspatch.engine.tables import Row
+
+METRIC_WORDS = {
+    "logit_diff": "logit difference",
+    "prob": "probability of the answer",
+    "logprob": "log-probability of the answer",
+    "kl": "KL divergence from the clean run",
+    "rank": "rank of the answer",
+    "right_logit": "logit of the answer",
+}
+FEWEST = 8  # pairs below which intervals are too narrow to trust
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a finding is made of: the strongest site, whether it stands, and how it was measured.
+
+    `testable` says whether any single site could have stood, given the pairs and the number of sites tested.
+    """
+
+    row: Row | None
+    stands: bool
+    testable: bool
+    tested: int
+    whole: bool  # the site alone carries the whole difference between the runs, example by example
+    direction: str
+    metric: str
+    unit: str
+    normalised: bool
+    n: int
+
+
+def metric_words(metric: str) -> str:
+    """Name a metric in words."""
+    return METRIC_WORDS.get(metric, metric.replace("_", " "))
+
+
+def sentence(claim: Claim) -> str:
+    """Write the finding as one sentence with its number, its interval and how sure it is."""
+    pairs = f"{claim.n} pair{'' if claim.n == 1 else 's'}, {claim.direction}"
+    what = metric_words(claim.metric)
+    if claim.row is None:
+        return f"No site was run, so nothing is known of the {what} ({pairs})."
+    row = claim.row
+    if claim.testable and not claim.stands:
+        size = _size(claim) + ("" if np.isnan(row.q) else f", q {p_value(row.q)}")
+        return f"No site moves the {what} by more than chance would ({pairs}); the largest is {row.site}: {size}."
+    if not claim.stands:
+        many = f" of {claim.tested:,} sites" if claim.tested > 1 else ""
+        pairs += f": too few for a test{many}" if claim.n > 1 else ": no interval, no test"
+    return f"{_act(claim)} ({pairs})."
+
+
+def _act(claim: Claim) -> str:
+    row, what, noise = claim.row, metric_words(claim.metric), claim.direction == "noise"
+    assert row is not None
+    start = f"{'Corrupting' if noise else 'Restoring'} {_place(row)} alone"
+    if not claim.normalised:
+        verb = "raises" if row.effect >= 0 else "lowers"
+        return f"{start} {verb} the {what} by {_size(_unsigned(claim))} {claim.unit}".rstrip()
+    if claim.whole:
+        other = "corrupted" if noise else "clean"
+        return f"{start} gives the {what} of the whole {other} run: {_size(claim)}"
+    if row.effect >= 0:
+        return f"{start} {'removes' if noise else 'recovers'} {_size(claim)} of the {what}"
+    verb = "strengthens the behaviour" if noise else "hurts it further"
+    return f"{start} {verb}: {_size(claim)} of the {what}"
+
+
+def _unsigned(claim: Claim) -> Claim:
+    """Turn a fall into its size, for sentences whose verb carries the sign."""
+    row = claim.row
+    if row is None or row.effect >= 0:
+        return claim
+    return replace(claim, row=replace(row, effect=-row.effect, low=-row.high, high=-row.low))
+
+
+def _size(claim: Claim) -> str:
+    assert claim.row is not None
+    return with_interval(claim.row.effect, claim.row.low, claim.row.high)
+
+
+def _place(row: Row) -> str:
+    position = row.site.position
+    name = str(replace(row.site, position=None))
+    if position is None:
+        return name
+    if position == "all":
+        return f"{name} at all positions together"
+    if isinstance(position, str):
+        return f"{name} at {position}"
+    return f"{name} at position {position}" + (f" ({row.hint})" if row.hint else "")
+
+
+def ends(direction: str, *, normalised: bool) -> tuple[str, str]:
+    """Give the words for negative and positive effects on a colour bar."""
+    if not normalised:
+        return "lowers", "raises"
+    return ("strengthens", "removes") if direction == "noise" else ("hurts", "restores")
+
+
+def normalisation_words(direction: str, metric: str) -> str:
+    """Say how effects are normalised."""
+    base, source = ("clean", "corrupted") if direction == "noise" else ("corrupted", "clean")
+    return (
+        f"Effect = ({metric_words(metric)} of the patched run − that of the {base} run), averaged over the pairs and "
+        f"divided by the average gap ({source} run − {base} run). 0 is the {base} run, 1 is the {source} run."
+    )
+
+
+def pitfalls(
+    *,
+    base: Float[np.ndarray, " example"],
+    source: Float[np.ndarray, " example"],
+    raw: Float[np.ndarray, "site example"],
+    direction: str,
+    metric: str,
+) -> tuple[str, ...]:
+    """List the known pitfalls of patching that these numbers fall into, one sentence each."""
+    clean, corrupt = (base, source) if direction == "noise" else (source, base)
+    found = [
+        *_few(len(base)),
+        *_wrong_answers(clean, metric),
+        *_weak_gap(clean - corrupt, metric),
+        *_floor(base, metric),
+        *_holes(raw),
+    ]
+    return tuple(found)
+
+
+def _few(n: int) -> list[str]:
+    if n >= FEWEST:
+        return []
+    if n == 1:
+        return ["Only 1 pair: there is no interval and no test, and another pair may say something else."]
+    return [f"Only {n} pairs: intervals from fewer than {FEWEST} pairs are too narrow."]
+
+
+def _wrong_answers(clean: Float[np.ndarray, " example"], metric: str) -> list[str]:
+    """A logit difference has a right sign; other metrics have none."""
+    wrong = int((clean <= 0).sum())
+    if metric != "logit_diff" or not wrong:
+        return []
+    return [
+        f"The model prefers the wrong answer in {wrong} of {len(clean)} clean prompts: their effects do not explain "
+        "a right answer. Keep only pairs that the model gets right."
+    ]
+
+
+def _weak_gap(gap: Float[np.ndarray, " example"], metric: str) -> list[str]:
+    gap = gap[~np.isnan(gap)]
+    if not len(gap):
+        return ["No pair has both a clean and a corrupted run."]
+    mean, spread = float(gap.mean()), float(gap.std(ddof=1)) if len(gap) > 1 else 0.0
+    if mean == 0:
+        return [f"Clean and corrupted runs have the same mean {metric_words(metric)}: effects cannot be normalised."]
+    if abs(mean) >= spread:
+        return []
+    return [
+        f"The gap between clean and corrupted runs, {number(mean)}, is smaller than its spread over the pairs, "
+        f"{number(spread)}: normalised effects are unsure. Read the raw ones."
+    ]
+
+
+def _floor(base: Float[np.ndarray, " example"], metric: str) -> list[str]:
+    if metric != "prob" or not len(base) or not float(np.nanmean(base)) < 0.05:
+        return []
+    lowest = number(-float(np.nanmean(base)), 3)
+    return [
+        "A probability near 0 in the base run cannot see negative components: no effect can fall below "
+        f"-P(base) = {lowest}. Use logit_diff to find them."
+    ]
+
+
+def _holes(raw: Float[np.ndarray, "site example"]) -> list[str]:
+    missing = np.isnan(raw)
+    empty, partial = int(missing.all(axis=1).sum()), int((missing.any(axis=1) & ~missing.all(axis=1)).sum())
+    texts = []
+    if empty:
+        texts.append(f"{empty} of {len(raw)} sites were not run.")
+    if partial:
+        texts.append(f"{partial} of {len(raw)} sites lack some pairs: their mean is over the pairs that they have.")
+    return texts
