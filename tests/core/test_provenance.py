@@ -52,27 +52,31 @@ def test_describing_a_run_imports_no_torch():
 
 
 def test_the_commit_is_that_of_crosspatch_or_none(monkeypatch, tmp_path):
-    """From an installed copy, the commit of whatever folder surrounds it would say nothing."""
+    """From an installed copy, the commit of whatever project surrounds it would say nothing."""
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "lib" / "crosspatch" / "core" / "provenance.py"))
+    assert provenance.here()["commit"] is None
+    git(tmp_path, "init", "-q")
+    (tmp_path / "a.py").write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "a")
     assert provenance.here()["commit"] is None
 
 
-def test_the_commit_of_a_source_checkout(monkeypatch, tmp_path):
-    def git(*words):
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
-        return subprocess.run(
-            ["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True, text=True
-        )
+def git(folder, *words):
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True)
 
+
+def test_the_commit_of_a_source_checkout(monkeypatch, tmp_path):
     core = tmp_path / "src" / "crosspatch" / "core"
     core.mkdir(parents=True)
     (core / "a.py").write_text("1")
-    git("init", "-q")
+    git(tmp_path, "init", "-q")
     monkeypatch.setattr(provenance, "__file__", str(core / "provenance.py"))
     assert provenance.here()["commit"] is None  # nothing committed yet
-    git("add", ".")
-    git("commit", "-q", "-m", "a")
-    commit = git("rev-parse", "HEAD").stdout.strip()
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "a")
+    commit = git(tmp_path, "rev-parse", "HEAD").stdout.strip()
     assert provenance.here()["commit"] == commit
     (core / "a.py").write_text("2")
     assert provenance.here()["commit"] == f"{commit}-dirty"

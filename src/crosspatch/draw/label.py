@@ -3,7 +3,8 @@
 import math
 import unicodedata
 
-_VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "␣"}
+# Joiners shape letters and emoji; they are harmless.
+_VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "␣", "\u200c": "\u200c", "\u200d": "\u200d"}
 # Cc: breaks XML. Cf, Zl, Zp: could reorder or split the line. Cs: cannot be written as UTF-8.
 _UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _WORD_STARTS = " \u2581\u0120"  # a space, or what SentencePiece and byte-level BPE write for one
@@ -18,12 +19,9 @@ def shown(token: str) -> str:
 
 
 def _visible(character: str) -> str:
-    if character in _VISIBLE:
-        return _VISIBLE[character]
-    # Cc: breaks XML. Cf, Zl, Zp: could reorder or split the line. Cs: cannot be written as UTF-8.
-    return (
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") else character
-    )
+    if unicodedata.category(character) in _UNSAFE:
+        return _VISIBLE.get(character, "\N{REPLACEMENT CHARACTER}")
+    return _VISIBLE.get(character, character)
 
 
 def clip(text: str, width: int) -> str:

@@ -62,7 +62,7 @@ def lay_out(panel: Panel, *, room: int = 320, tall: int = 306) -> Layout:
     """Choose sizes so that the cells fill about `room` × `tall` pixels and no two labels meet."""
     rows, columns = panel.values.shape
     cell_width = max(7, min(30, room // max(columns, 1)))
-    cell_height = max(5, min(17, tall // max(rows, 1)))
+    cell_height = max(5, min(22, tall // max(rows, 1)))
     parts = [split_label(label) for label in panel.columns]
     flat = max((text_width(head) for head, _ in parts), default=0) <= cell_width - 2
     hanging = [token if flat else label for (_, token), label in zip(parts, panel.columns, strict=True)]

@@ -24,13 +24,14 @@ LEVEL = 0.05
 class Claim:
     """What a finding is made of: the strongest site, whether it stands, and how it was measured.
 
-    `testable` says whether any single site could have stood, given the pairs and the number of sites tested.
+    `testable` says whether so many pairs can reach p < 0.05 at all. `familywise` is the p-value of the test of all
+    sites together, NaN where each was tested for itself.
     """
 
     row: Row | None
     stands: bool
     testable: bool
-    tested: int
+    familywise: float
     whole: bool  # the site alone carries the whole difference between the runs, example by example
     direction: str
     metric: str
@@ -47,17 +48,17 @@ def metric_words(metric: str) -> str:
 def sentence(claim: Claim) -> str:
     """Write the finding as one sentence with its number, its interval and how sure it is."""
     pairs = f"{claim.n} pair{'' if claim.n == 1 else 's'}, {claim.direction}"
-    what = metric_words(claim.metric)
-    if claim.row is None:
+    what, row = metric_words(claim.metric), claim.row
+    if row is None:
         return f"No site was run, so nothing is known of the {what} ({pairs})."
-    row = claim.row
-    if claim.testable and not claim.stands:
-        size = _size(claim) + ("" if np.isnan(row.q) else f", q {p_value(row.q)}")
-        return f"No site moves the {what} by more than chance would ({pairs}); the largest is {row.site}: {size}."
-    if not claim.stands:
-        many = f" of {claim.tested:,} sites" if claim.tested > 1 else ""
-        pairs += f": too few for a test{many}" if claim.n > 1 else ": no interval, no test"
-    return f"{_act(claim)} ({pairs})."
+    if not claim.testable:
+        pairs += ": too few for a test" if claim.n > 1 else ": no interval, no test"
+    elif claim.stands and not np.isnan(claim.familywise):
+        pairs += f"; family-wise p {p_value(claim.familywise)}"
+    if claim.stands or not (claim.testable or row.low <= 0 <= row.high):
+        return f"{_act(claim)} ({pairs})."
+    size = _size(claim) + ("" if np.isnan(row.q) else f", q {p_value(row.q)}")
+    return f"No site moves the {what} by more than chance would ({pairs}); the largest is {row.site}: {size}."
 
 
 def _act(claim: Claim) -> str:

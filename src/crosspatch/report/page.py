@@ -1,0 +1,159 @@
+"""Assemble the page of one result: sections, drawings, data and policy in a single HTML file."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crosspatch.core.store import write_whole
+from crosspatch.draw import Scale, colour_bar_svg, heatmap_svg, level_css
+from crosspatch.draw.heatmap import class_paint
+from crosspatch.engine.effects import MOST_CELLS, Effects, Grid
+from crosspatch.engine.tables import Row
+from crosspatch.engine.wording import ends, metric_words, normalisation_words, sentence
+from crosspatch.report import sections
+from crosspatch.report.payload import Payload, build_payload
+from crosspatch.sites import KINDS
+
+TOP_ROWS, UNIT_ROWS = 20, 8
+_NO_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in range(32) if chr(code) not in "\t\n"}
+
+
+def write_page(effects: Effects, path: str | Path) -> Path:
+    """Write effects as one HTML file without any reference to the network; give its path.
+
+    Raises BadInput if the file cannot be written.
+    """
+    path = Path(path)
+    write_whole(path, page_html(effects).encode("utf-8", errors="replace"))
+    return path
+
+
+def page_html(effects: Effects) -> str:
+    """Give the page as text."""
+    grids, claim = effects.drawable(), effects.claim()
+    rows = list(effects.top(TOP_ROWS))
+    strongest = [row for kind in effects.kinds for row in effects.top(1, kind=kind)]
+    heads = [row for grid in grids if _has_units(grid) for row in effects.top(UNIT_ROWS, kind=grid.kind)]
+    payload = build_payload(effects, grids, top=sorted({row.index for row in (*rows, *strongest, *heads)}))
+    html = _template().render(
+        finding=sentence(claim),
+        chips=sections.chips(effects),
+        strongest=sections.top_lines(effects, strongest),
+        heads=sections.top_lines(effects, heads),
+        **_frame(effects),
+        **_set_up(effects),
+        **_drawings(effects, grids, best=None if claim.row is None else claim.row.index),
+        **_tables(effects, rows, payload=payload),
+    )
+    # A page is text: control characters would end up in its title or its provenance.
+    return html.lstrip().translate(_NO_CONTROLS)
+
+
+def _frame(effects: Effects) -> dict[str, Any]:
+    style, script = _style(), _asset("viz.js")
+    return {"effects": effects, "style": style, "script": script, "policy": _policy(style, script)}
+
+
+def _set_up(effects: Effects) -> dict[str, Any]:
+    return {
+        "pairs": sections.pairs(effects),
+        "open_pairs": sections.OPEN_PAIRS,
+        "baselines": sections.baselines(effects),
+        "metric_words": metric_words(effects.metric),
+        "right_answers": sections.right_answers(effects),
+        "normalisation": normalisation_words(effects.direction, effects.metric),
+        "warnings": effects.cautions(),
+    }
+
+
+def _drawings(effects: Effects, grids: Sequence[Grid], *, best: int | None) -> dict[str, Any]:
+    scale = effects.colours()
+    figures = [
+        {"number": place, "svg": _map(grid, scale, best=best), "title": grid.title, "units": _has_units(grid)}
+        for place, grid in enumerate(grids)
+    ]
+    drawn = {grid.kind for grid in grids}
+    counts = {kind: sum(site.kind == kind for site in effects.sites) for kind in effects.kinds if kind not in drawn}
+    hatched = any(bool(np.isnan(grid.values).any()) for grid in grids)
+    unit = "share of the gap" if effects.scale == "normalised" else effects.metric_unit
+    letters = max(len(word) for name in (True, False) for word in ends(effects.direction, normalised=name))
+    return {
+        "figures": figures,
+        "units_title": _units_title(grids),
+        "bar": colour_bar_svg(scale, paint=class_paint, unit=unit, hatched=hatched, letters=letters),
+        "scale": effects.scale,
+        "marked": any(any(grid.marked) for grid in grids),
+        "misses": any(scale.misses(float(value)) for grid in grids for value in grid.values.flat),
+        "too_many": counts,
+        "most_cells": MOST_CELLS,
+    }
+
+
+def _has_units(grid: Grid) -> bool:
+    """Tell whether columns are heads or neurons; those maps stand in a section of their own."""
+    return KINDS[grid.kind].unit is not None and (bool(grid.note) or any("@" in label for label in grid.columns))
+
+
+def _units_title(grids: Sequence[Grid]) -> str:
+    units = {KINDS[grid.kind].unit for grid in grids if _has_units(grid)}
+    return "Which neurons" if units == {"neuron"} else "Which heads and neurons" if "neuron" in units else "Which heads"
+
+
+def _map(grid: Grid, scale: Scale, *, best: int | None) -> str:
+    return heatmap_svg(grid.panel(best=best), scale, paint=class_paint, hover=False)
+
+
+def _tables(effects: Effects, rows: Sequence[Row], *, payload: Payload) -> dict[str, Any]:
+    about = dict(effects.provenance)
+    command = about.pop("command", None)
+    hashes = {"raw effects": "sha256:" + sha256(np.ascontiguousarray(effects.raw).tobytes()).hexdigest()}
+    return {
+        "top": sections.top_lines(effects, rows),
+        "site_count": len(effects.sites),
+        "command": str(command) if command else "",
+        "provenance": [*sections.flat(about), *hashes.items()],
+        "facts": payload.facts,
+        "names": payload.names,
+        "numbers": payload.numbers,
+        "rounded": payload.rounded,
+        "partial": payload.partial,
+    }
+
+
+def _policy(style: str, script: str) -> str:
+    return (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+@cache
+def _style() -> str:
+    dark = f"@media screen and (prefers-color-scheme: dark) {{\n{level_css(dark=True)}\n}}\n"
+    return f"{_asset('style.css')}{level_css()}\n{dark}"
+
+
+def _asset(name: str) -> str:
+    """Read an asset without indentation and comment lines: a fifth of its size."""
+    text = files("crosspatch.draw").joinpath("assets", name).read_text(encoding="utf-8")
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    text = files("crosspatch.report").joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(text)
