@@ -31,6 +31,17 @@ def naive_sign_flip_p(values):
     return np.array(p)
 
 
+def naive_familywise_p(values):
+    """Westfall & Young's maxT over all sign vectors: how often does any site reach this site's |t|?"""
+
+    def t(sample):
+        spread = np.std(sample, ddof=1) / np.sqrt(len(sample))
+        return abs(np.mean(sample)) / spread if spread > 0 else np.inf
+
+    maxima = [max(t(site * np.array(s)) for site in values) for s in product((1, -1), repeat=values.shape[1])]
+    return np.array([np.mean([m >= t(site) - 1e-9 for m in maxima]) for site in values])
+
+
 def naive_benjamini_hochberg(p):
     """q of a test: the least m·p_j/rank_j over the tests j with p_j at least as large (Benjamini & Hochberg 1995)."""
     tested = [value for value in p if not np.isnan(value)]
