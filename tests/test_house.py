@@ -26,7 +26,9 @@ def named(path, node):
 
 def test_files_are_short():
     """No source file has more than 400 lines."""
-    long = [f"{p.relative_to(ROOT)} {n}" for p in SOURCES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400]
+    long = [
+        f"{p.relative_to(ROOT)} {n}" for p in SOURCES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400
+    ]
     assert not long
 
 
@@ -54,7 +56,9 @@ def test_parameters_are_few():
     many = [
         named(p, n)
         for p, n in FUNCTIONS
-        if len(positional(n)) + len(n.args.kwonlyargs) > 6 and n.name not in DESCRIBING and COMMANDS not in p.relative_to(ROOT).parts
+        if len(positional(n)) + len(n.args.kwonlyargs) > 6
+        and n.name not in DESCRIBING
+        and COMMANDS not in p.relative_to(ROOT).parts
     ]
     assert not many
 
@@ -75,7 +79,9 @@ def test_no_pickle_and_no_print():
         named(p, node)
         for p, t in text.items()
         for node in ast.walk(ast.parse(t))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print" and setattr(node, "name", "print") is None
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "print"
+        and setattr(node, "name", "print") is None
     ]
     assert not found
     assert not calls

@@ -40,7 +40,10 @@ def test_unknown_name_lists_what_exists(module):
 
 def loaded_by(code):
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{code}\nprint('torch' in sys.modules)"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"import sys\n{code}\nprint('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip() == "True"
 

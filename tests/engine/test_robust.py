@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import zoo
 
+import zoo
 from crosspatch.core.errors import BadInput, MemoryShortage, NotFinite
 from crosspatch.core.progress import SilentProgress
 from crosspatch.engine import Options, patch
@@ -172,4 +172,3 @@ def test_unknown_direction(model, task):
     """Another direction is refused with the two there are."""
     with pytest.raises(BadInput, match=r"'sideways'.*denoise.*noise"):
         patch(model, task, direction="sideways")
-

@@ -38,7 +38,8 @@ class Captured:
         """Return the activation of a site.
 
         Raises:
-            UnknownName: it was not asked for, or no forward has run.
+            UnknownName: it was not asked for, the model has no such unit, or no forward has run.
+            BadInput: a position that is named, or beyond a prompt's end.
         """
         chosen = parse_site(site) if isinstance(site, str) else site
         key = (chosen.kind, chosen.layer)
@@ -46,6 +47,7 @@ class Captured:
             held = ", ".join(sorted({kind if layer is None else f"{kind}[{layer}]" for kind, layer in self.stores}))
             held = held or "nothing; run the model inside the block"
             raise UnknownName(f"{chosen} was not captured. Captured: {held}.")
+        self.model.require(chosen)
         value = self.stores[key]
         if chosen.kind == "attn.pattern":
             value = value if chosen.unit is None else value[:, chosen.unit]
@@ -66,10 +68,12 @@ def row_positions(site: Site, batch: int, width: int, mask: Mask | None) -> tupl
     """Return row and column of a site's position in every prompt of a padded batch; padding is never counted.
 
     Raises:
-        BadInput: a named position, which only a task can resolve, or one beyond a prompt's end.
+        BadInput: a named position, which only a task can resolve, one beyond a prompt's end, or a mask of other shape.
     """
     if not isinstance(site.position, int):
         raise BadInput(f"{site}: named positions belong to a task's prompts; give an index here.")
+    if mask is not None and tuple(mask.shape) != (batch, width):
+        raise BadInput(f"{site}: the mask is {list(mask.shape)}, and the activation has [batch, pos] {[batch, width]}.")
     real = torch.ones(batch, width, dtype=torch.bool) if mask is None else mask.bool().cpu()
     lengths, first = real.sum(1), real.int().argmax(1)
     index = site.position + (lengths if site.position < 0 else 0)
@@ -143,7 +147,7 @@ def _expanded(model: Model, sites: str | Sequence[Site]) -> tuple[Site, ...]:
             model.anatomy.require(pattern.kind)
         return selection.expand(model.extent)
     for site in sites:
-        model.anatomy.require(site.kind)
+        model.require(site)
     return tuple(sites)
 
 
@@ -161,11 +165,20 @@ def _edited(model: Model, site: Site, edit: Edit, value: Tensor, mask: Mask | No
 
 def _at_positions(site: Site, edit: Edit, part: Tensor, mask: Mask | None) -> Tensor:
     if site.position in (None, "all"):
-        return edit(part)
+        return _applied(site, edit, part)
     rows, index = row_positions(site, part.shape[0], part.shape[1], mask)
     out = part.clone()
-    out[rows, index] = edit(part[rows, index][:, None])[:, 0]
+    out[rows, index] = _applied(site, edit, part[rows, index][:, None])[:, 0]
     return out
+
+
+def _applied(site: Site, edit: Edit, part: Tensor) -> Tensor:
+    """Return the edit's result; one of another shape would be broadcast unseen."""
+    result = edit(part)
+    if result.shape != part.shape:
+        given, allowed = list(result.shape), list(part.shape)
+        raise BadInput(f"{site}: the edit returned shape {given}; it must keep the activation's shape {allowed}.")
+    return result
 
 
 Act = Callable[[Tensor], Tensor | None]

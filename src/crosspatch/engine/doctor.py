@@ -1,17 +1,19 @@
 """`doctor`: the identities that patching must satisfy, checked on this very model."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import torch
 
+from crosspatch.core.errors import NotProved
 from crosspatch.engine.patching import patch
 from crosspatch.engine.sweep import Options
 from crosspatch.models.anatomy import Point
 from crosspatch.models.blocks import block_list
 from crosspatch.models.hooks import attach, has_foreign_hooks
 from crosspatch.models.model import Check, Model
-from crosspatch.models.proof import LENGTH, distance, proving_ids
+from crosspatch.models.proof import LENGTH, distance, prove, proving_ids
 from crosspatch.sites import Site
 from crosspatch.tasks import Pair, Task
 
@@ -19,18 +21,34 @@ EQUAL = {4: 1e-4, 2: 0.1, 8: 1e-8}  # bytes of a parameter: relative error that 
 
 
 def examine(model: Model) -> tuple[Check, ...]:
-    """Return the checks made when the model was opened, and those of a small sweep: each is true of exact patching.
+    """Return the checks of the model's parts, made again, and those of a small sweep: each is true of exact patching.
 
     Random prompts of seven tokens are used, so no task or tokenizer is needed. A check that fails is reported and not
     raised.
     """
     task = random_task(model)
     before = _state(model)
-    checks = [*model.checks, everything_patched(model, task), against_one_forward(model, task), padding(model)]
+    checks = proved_again(model)
+    if checks[-1].ok:  # else a sweep would compare wrong parts with the same wrong parts
+        checks += [everything_patched(model, task), against_one_forward(model, task), padding(model)]
     after = _state(model)
     detail = "hooks, gradient flags, configuration and mode are as they were"
     checks.append(Check("model untouched", before == after, detail))
     return tuple(checks)
+
+
+def proved_again(model: Model) -> list[Check]:
+    """Run the proof of opening again: the parts that patching uses are still those of the module as it is now."""
+    try:
+        anatomy, again = prove(model.module, model.anatomy)
+        pairs = [(name.name, getattr(anatomy, name.name), getattr(model.anatomy, name.name)) for name in fields(anatomy)]
+        # Of refused kinds only the names count: a kind that is gone can be missed for another reason.
+        moved = [name for name, now, then in pairs if (set(now) != set(then) if name == "refused" else now != then)]
+    except (NotProved, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:  # a part is elsewhere
+        again, moved = (), [str(error)]
+    checks = {check.name: check for check in (*model.checks, *again)}
+    detail = f"no longer as opened: {', '.join(moved)}" if moved else "as opened"
+    return [*checks.values(), Check("parts proved again", not moved, detail)]
 
 
 def random_task(model: Model) -> Task:

@@ -125,7 +125,7 @@ class Noise:
 class Project:
     """Remove the part of the activation that lies in the span of `basis` `[direction, width]`, or keep only that part.
 
-    The basis need not be orthonormal.
+    The basis need not be orthonormal, and its directions may depend on each other.
     """
 
     basis: Float[Tensor, "direction width"]
@@ -138,6 +138,10 @@ class Project:
                 f"Project: the basis is {list(self.basis.shape)}, and the activation has width {present.shape[-1]}. "
                 "Give one row of that width a direction."
             )
-        q = torch.linalg.qr(self.basis.float().T)[0].to(present.device)
-        inside = ((present.float() @ q) @ q.T).to(present.dtype)
+        precision = torch.promote_types(present.dtype, torch.float32)
+        u, sizes, _ = torch.linalg.svd(self.basis.to(present.device, precision).T, full_matrices=False)
+        # Directions that others span already would stand for arbitrary ones outside the subspace.
+        least = max(self.basis.shape) * torch.finfo(self.basis.dtype).eps
+        q = u[:, sizes > least * sizes.max()]
+        inside = ((present.to(precision) @ q) @ q.T).to(present.dtype)
         return inside if self.keep else present - inside

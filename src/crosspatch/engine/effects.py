@@ -10,7 +10,14 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from crosspatch.core.errors import BadInput, CorruptFile, MissingExtra
-from crosspatch.core.stats import benjamini_hochberg, bootstrap_mean, bootstrap_ratio, sign_flip_p, smallest_p
+from crosspatch.core.stats import (
+    benjamini_hochberg,
+    bootstrap_mean,
+    bootstrap_ratio,
+    familywise_p,
+    sign_flip_p,
+    smallest_p,
+)
 from crosspatch.core.store import read_result, write_result
 from crosspatch.draw import Scale, TerminalMap, nice_limit, number
 from crosspatch.engine.grids import ExampleView, Grid, empty_grid, fill_grid, hint_of, kinds_of
@@ -171,23 +178,25 @@ class Effects:
     def claim(self) -> Claim:
         """Pick the strongest site that stands after correction for the number of sites.
 
+        Where the pairs are too few for the correction of `q_values` to let any single site stand, all sites are tested
+        together (`familywise_p`).
         A site that alone gives the whole source run (the embedding of the only word that differs) is true but says
         nothing; it is picked only if nothing else stands. Among sites within 5 % of the strongest, the one nearest the
         middle of the model is picked: the first and the last layers hold everything by construction.
         """
-        size, q = np.abs(self.mean().astype(np.float64)), self.q_values()
-        ran = ~np.isnan(size)
-        whole = self._whole()
-        stands = ran & (q < LEVEL)
+        size, p = np.abs(self.mean().astype(np.float64)), self.q_values()
+        together = smallest_p(self.n) * max(self._memo["tested"], 1) >= LEVEL
+        p = familywise_p(self.raw) if together else p
+        ran, whole = ~np.isnan(size), self._whole()
+        stands = ran & (p < LEVEL)
         pools = (stands & ~whole, stands, ran & ~whole, ran)
         pool = next((pool for pool in pools if pool.any()), None)
         best = None if pool is None else self._most_central(pool & (size >= 0.95 * size[pool].max()), size)
-        tested = self._memo["tested"]
         return Claim(
             row=None if best is None else self.rows([best])[0],
             stands=best is not None and bool(stands[best]),
-            testable=smallest_p(self.n) * max(tested, 1) < LEVEL,
-            tested=tested,
+            testable=smallest_p(self.n) < LEVEL,
+            familywise=float(p[best]) if together and best is not None else float("nan"),
             whole=best is not None and bool(whole[best]),
             direction=self.direction,
             metric=self.metric,

@@ -60,6 +60,8 @@ def patch_modules(
     with torch.inference_mode():
         recorded, source_score = _record(module, source, metric, chosen)
         present, base_score = _record(module, base, metric, chosen)
+        if len(source_score) != len(base_score):
+            raise BadInput(f"the source run has {len(source_score)} examples, the base run {len(base_score)}: pair them.")
         reasons = {path: reason for path in chosen if (reason := _mismatch(recorded[path], present[path]))}
         if paths is not None and reasons:
             path, reason = next(iter(reasons.items()))
@@ -72,13 +74,15 @@ def patch_modules(
 
 def _paths(module: nn.Module, paths: Sequence[str] | None) -> tuple[str, ...]:
     known = [name for name, _ in module.named_modules() if name]
+    aliases = {name for name, _ in module.named_modules(remove_duplicate=False) if name}
     for path in paths or ():
-        if path not in known:
+        if path not in aliases:
             raise UnknownName.of("module", path, known[:40], hint="List them with module.named_modules().")
     return tuple(paths) if paths is not None else tuple(known)
 
 
 def _call(module: nn.Module, inputs: Any) -> Any:
+    inputs = _mapped(inputs, torch.clone)  # a module may write into its inputs, and they are needed again
     if isinstance(inputs, Mapping):
         return module(**inputs)
     return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
@@ -154,6 +158,6 @@ def _mismatch(source: Sequence[Any], base: Sequence[Any]) -> str:
     shapes = [[list(t.shape) for t in _tensors(call)] for run in (source, base) for call in run]
     if not shapes[0]:
         return "its output holds no tensor"
-    if shapes[: len(source)] != shapes[len(source) :]:
-        return f"its output has shapes {shapes[0]} in the source run and {shapes[len(source)]} in the base run"
-    return ""
+    pairs = zip(shapes[: len(source)], shapes[len(source) :], strict=True)
+    other = next(((first, second) for first, second in pairs if first != second), None)
+    return f"its output has shapes {other[0]} in the source run and {other[1]} in the base run" if other else ""

@@ -53,7 +53,7 @@ class Plan:
         )
 
 
-def runs_work(extents: Extents, anatomy: Anatomy, chunks: Sequence[range]) -> int:
+def runs_work(extents: Extents, anatomy: Anatomy, chunks: Sequence[Sequence[int]]) -> int:
     """Return the token-blocks of the base runs and the source runs, which share prefixes where they can."""
     if not anatomy.packed:
         return sum(2 * len(chunk) * max(extents.lengths[i] for i in chunk) for chunk in chunks) * anatomy.layers
@@ -133,10 +133,15 @@ def memory_budget(asked: int | None, device: torch.device) -> int:
     return 2 * GIB
 
 
-def chunk_pairs(count: int, per_pair: int, budget: int) -> list[range]:
-    """Split pairs into chunks whose two runs fit into half of the budget; a chunk has one pair at least."""
-    size = max(1, min(count, (budget // 2) // max(per_pair, 1)))
-    return [range(i, min(i + size, count)) for i in range(0, count, size)]
+def chunk_pairs(lengths: Sequence[int], per_pair: int, budget: int, *, by_length: bool = False) -> list[list[int]]:
+    """Split pairs into chunks whose two runs fit into half of the budget; a chunk has one pair at least.
+
+    With `by_length` the prompts of a chunk have one length.
+    """
+    size = max(1, (budget // 2) // max(per_pair, 1))
+    every = range(len(lengths))
+    groups = [[i for i in every if lengths[i] == n] for n in sorted(set(lengths))] if by_length else [list(every)]
+    return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
 
 def packs_of(cells: Sequence[Cell], extents: Extents, anatomy: Anatomy, tokens: int) -> Iterator[list[Cell]]:

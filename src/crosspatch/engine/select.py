@@ -56,11 +56,9 @@ def _placed(site: Site, star: Sequence[int | str]) -> tuple[Site, ...]:
 
 
 def _check(model: Model, task: Task, site: Site) -> None:
-    model.anatomy.require(site.kind)
+    model.require(site)
     if site.kind == "logits":
         raise BadInput("logits are what the metric reads; patch a site before them, such as resid.post.")
-    if site.layer is not None and not 0 <= site.layer < model.anatomy.layers:
-        raise BadInput(f"{site}: this model has layers 0..{model.anatomy.layers - 1}.")
     if isinstance(site.position, str) and site.position != "all":
         for pair in task.pairs:
             resolve_position(site.position, pair.names, len(pair.clean))

@@ -96,7 +96,7 @@ class Sweep:
         packs = [p for c in chunks for p in packs_of([x for x in cells if x.pair in c], extents, anatomy, most)]
         work = runs_work(extents, anatomy, chunks) + sum(pack_work(pack, extents, anatomy) for pack in packs)
         naive = 2 * sum(extents.lengths) + sum(extents.lengths[pair] for _, pair, _ in found)
-        kept = len(chunks[0]) * self.bytes_per_pair()
+        kept = max(map(len, chunks)) * self.bytes_per_pair()
         return Plan(
             patches=patches,
             zero=len(found) - len(cells),
@@ -116,10 +116,11 @@ class Sweep:
         longest = max(self.extents.lengths)
         return longest * bytes_per_prompt_token(self.model, self.kinds, longest)
 
-    def chunks(self) -> list[range]:
+    def chunks(self) -> list[list[int]]:
         """Return the pairs that are held at once."""
         budget = memory_budget(self.options.memory, self.model.device)
-        return chunk_pairs(len(self.pairs), self.bytes_per_pair(), budget)
+        apart = self.model.anatomy.by_length
+        return chunk_pairs(self.extents.lengths, self.bytes_per_pair(), budget, by_length=apart)
 
     def pack_tokens(self) -> int:
         """Return the most tokens of one pack: what the other half of the budget holds, and no more than helps."""
@@ -139,7 +140,7 @@ class Sweep:
         self.options.progress.start(sum(cell is not None for _, _, cell in found), "patches")
         try:
             for chunk in self.chunks():
-                self.run_chunk(list(chunk))
+                self.run_chunk(chunk)
             self.complete = True
         except KeyboardInterrupt:
             self.complete = False

@@ -8,6 +8,7 @@ at its patched block, from the base run's stream. So nothing is computed that th
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -198,14 +199,7 @@ class Edits:
         point = self.walk.bench.anatomy.points[CARRIER.get(write.kind, write.kind)]
         columns = self._columns(point, write, spots)
         values = self._values(write, spots, columns)
-        tokens = spots.tokens[:, None]
-
-        def put(flat: Tensor) -> Tensor:
-            flat = flat.clone()
-            flat[tokens, columns] = values.to(flat.dtype)
-            return flat
-
-        return point, flat_visit(put)
+        return point, flat_visit(partial(_put, (spots.tokens[:, None], columns), values))
 
     def _columns(self, point: Point, write: Write, spots: Spots) -> Int[Tensor, "spot_or_1 column"]:
         """Return the columns written at each spot: its unit's, or those of all units, or the whole width."""
@@ -233,6 +227,14 @@ class Edits:
         values = values.repeat_interleave(pattern.shape[1] // values.shape[1], dim=1)
         heads = torch.einsum("shk,shkd->shd", pattern.to(values.dtype), values)
         return heads.flatten(1) if write.whole else heads[torch.arange(len(heads), device=heads.device), spots.units]
+
+
+def _put(
+    where: tuple[Tensor, Tensor], values: Float[Tensor, "spot column"], flat: Float[Tensor, "token width"]
+) -> Tensor:
+    flat = flat.clone()
+    flat[where] = values.to(flat.dtype)
+    return flat
 
 
 # A kind that is written through another kind's point.

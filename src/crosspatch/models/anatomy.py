@@ -51,7 +51,8 @@ class Anatomy:
 
     `points` maps a site kind to its point (paths are relative to a block); `refused` maps a kind that cannot be used to
     the reason. `packed`: tokens of many prompts may share one call of a block. `causal`: a token never changes what
-    comes before it. `sequential`: the MLP reads what attention wrote. `tuples`: a block returns a tuple.
+    comes before it. `sequential`: the MLP reads what attention wrote. `tuples`: a block returns a tuple. `by_length`:
+    what blocks are handed depends on how long the prompt is, so only prompts of one length may be run together.
     """
 
     family: str
@@ -72,6 +73,7 @@ class Anatomy:
     readout: Readout
     points: Mapping[str, Point]
     refused: Mapping[str, str]
+    by_length: bool = False
 
     def units(self) -> dict[str, int]:
         """Return the number of units of each kind that has units in this model."""

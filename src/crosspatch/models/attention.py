@@ -43,6 +43,10 @@ class Segment:
         return len(self.pairs) * self.span
 
 
+# Sees an attention pattern [batch, head, query, key]; returns another to stand in its place, or None.
+Watch = Callable[[Tensor], Tensor | None]
+
+
 @dataclass
 class Job:
     """What attention must do for one call of one block."""
@@ -53,7 +57,7 @@ class Job:
     see_keys: Callable[[int, Tensor, Tensor], None] | None = None
     see_pattern: Callable[[int, Tensor], None] | None = None
     original: str = "sdpa"
-    watched: Mapping[int, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
+    watched: Mapping[int, Watch] = field(default_factory=dict)
     calls: int = 0
 
 
@@ -78,6 +82,7 @@ def rerouted(module: nn.Module, anatomy: Anatomy, job: Job) -> Iterator[None]:
     before = {key: config._attn_implementation for key, config in configs.items()}
     outer = _job.get()
     job.original = next((name for name in before.values() if name != NAME), outer.original if outer else job.original)
+    job.watched = _both(outer.watched, job.watched) if outer else job.watched
     token = _job.set(job)
     try:
         for config in configs.values():
@@ -87,6 +92,21 @@ def rerouted(module: nn.Module, anatomy: Anatomy, job: Job) -> Iterator[None]:
         _job.reset(token)
         for key, config in configs.items():
             config._attn_implementation_internal = before[key]
+
+
+def _both(first: Mapping[int, Watch], then: Mapping[int, Watch]) -> dict[int, Watch]:
+    """Join the watches of nested contexts; where both watch a module, the inner one sees what the outer one wrote."""
+
+    def chained(outer: Watch, inner: Watch) -> Watch:
+        def watch(pattern: Tensor) -> Tensor | None:
+            changed = outer(pattern)
+            again = inner(pattern if changed is None else changed)
+            return changed if again is None else again
+
+        return watch
+
+    shared = {key: chained(first[key], then[key]) for key in first.keys() & then.keys()}
+    return {**first, **then, **shared}
 
 
 def _configs(module: nn.Module, anatomy: Anatomy) -> dict[int, Any]:

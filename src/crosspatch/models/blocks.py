@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,12 +33,12 @@ def block_list(module: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
 
 
 @contextmanager
-def stand_ins(blocks: Sequence[nn.Module], make: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
-    """Replace the blocks' `forward` by stand-ins for a while; instance attributes are put back as they were."""
+def stand_ins(blocks: Sequence[nn.Module], stand_in: Callable[..., Any]) -> Iterator[None]:
+    """Let `stand_in(index, …)` be every block's `forward` for a while; instance attributes are put back after."""
     before = [block.__dict__.get("forward") for block in blocks]
     try:
         for index, block in enumerate(blocks):
-            block.__dict__["forward"] = make(index)
+            block.__dict__["forward"] = partial(stand_in, index)
         yield
     finally:
         for block, own in zip(blocks, before, strict=True):
@@ -56,19 +57,16 @@ def record_blocks(
     """
     blocks, seen, embedded = block_list(module, anatomy), {}, {}
 
-    def make(index: int) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            hidden = main_tensor(args, kwargs)
-            embedded.setdefault(0, hidden)
-            rest = args[1:] if args and args[0] is hidden else args
-            seen[index] = Handed(rest, {name: value for name, value in kwargs.items() if value is not hidden})
-            if index == len(blocks) - 1:
-                raise _Enough
-            return (hidden, None) if anatomy.tuples else hidden
+    def forward(index: int, *args: Any, **kwargs: Any) -> Any:
+        hidden = main_tensor(args, kwargs)
+        embedded.setdefault(0, hidden)
+        rest = args[1:] if args and args[0] is hidden else args
+        seen[index] = Handed(rest, {name: value for name, value in kwargs.items() if value is not hidden})
+        if index == len(blocks) - 1:
+            raise _Enough
+        return (hidden, None) if anatomy.tuples else hidden
 
-        return forward
-
-    with stand_ins(blocks, make), suppress(_Enough):
+    with stand_ins(blocks, forward), suppress(_Enough):
         module(input_ids=ids, attention_mask=mask, use_cache=False)
     return embedded[0], [seen[index] for index in range(len(blocks))]
 
@@ -125,13 +123,10 @@ def logits_by_forward(
     blocks = block_list(module, anatomy)
     out = hidden[:, None]
 
-    def make(index: int) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            stream = out if index == len(blocks) - 1 else main_tensor(args, kwargs)
-            return (stream, None) if anatomy.tuples else stream
-
-        return forward
+    def forward(index: int, *args: Any, **kwargs: Any) -> Any:
+        stream = out if index == len(blocks) - 1 else main_tensor(args, kwargs)
+        return (stream, None) if anatomy.tuples else stream
 
     ids = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
-    with stand_ins(blocks, make):
+    with stand_ins(blocks, forward):
         return at_least_single(module(input_ids=ids, use_cache=False).logits[:, -1])

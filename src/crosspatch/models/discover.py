@@ -88,7 +88,14 @@ def discover(module: nn.Module) -> Anatomy:
         ),
         points=points,
         refused=refused,
+        by_length=_rotary_by_length(text),
     )
+
+
+def _rotary_by_length(config: object) -> bool:
+    """Whether rotary tables change with the length of the prompt (transformers' `dynamic` and `longrope` types)."""
+    settings = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
+    return "'dynamic'" in settings or "'longrope'" in settings
 
 
 def _getter(module: nn.Module, name: str) -> nn.Module | None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -44,18 +44,18 @@ def attach(parent: nn.Module, point: Point, visit: Visit) -> RemovableHandle:
     """Register one hook that shows the point's tensor to `visit`."""
     module = parent.get_submodule(point.path)
     if point.side == "input":
+        return module.register_forward_pre_hook(partial(_before, visit), with_kwargs=True)
+    return module.register_forward_hook(partial(_after, visit))
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = visit(main_tensor(args, kwargs))
-            return None if value is None else with_main_tensor(args, kwargs, value)
 
-        return module.register_forward_pre_hook(before, with_kwargs=True)
+def _before(visit: Visit, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value = visit(main_tensor(args, kwargs))
+    return None if value is None else with_main_tensor(args, kwargs, value)
 
-    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        value = visit(first_tensor(output))
-        return None if value is None else with_first_tensor(output, value)
 
-    return module.register_forward_hook(after)
+def _after(visit: Visit, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    value = visit(first_tensor(output))
+    return None if value is None else with_first_tensor(output, value)
 
 
 @contextmanager
@@ -74,11 +74,3 @@ def has_foreign_hooks(module: nn.Module) -> tuple[str, ...]:
     """Return the paths of modules on which somebody else keeps forward hooks."""
     kinds = ("_forward_hooks", "_forward_pre_hooks")
     return tuple(name for name, m in module.named_modules() if any(getattr(m, kind) for kind in kinds))
-
-
-@contextmanager
-def inference(module: nn.Module) -> Iterator[None]:
-    """Run without gradients; refuse a model in training mode, whose dropout would make patching random."""
-    del module
-    with torch.inference_mode():
-        yield

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from crosspatch.core.errors import UnknownName
 from crosspatch.models.anatomy import Anatomy
-from crosspatch.sites import Extent
+from crosspatch.sites import Extent, Site
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,17 @@ class Model:
     def extent(self) -> Extent:
         """Layers and units, for expanding a selection of sites."""
         return Extent(layers=self.anatomy.layers, units=self.anatomy.units())
+
+    def require(self, site: Site) -> None:
+        """Raise if this model does not have the site.
+
+        Raises:
+            BadInput: its kind cannot be used on this model; the message gives the reason.
+            UnknownName: the model has no such kind, layer or unit.
+        """
+        self.anatomy.require(site.kind)
+        extent = self.extent
+        if site.layer is not None and site.layer >= extent.layers:
+            raise UnknownName(f"{site}: this model has layers 0..{extent.layers - 1}.")
+        if site.unit is not None and site.unit >= extent.units.get(site.kind, 0):
+            raise UnknownName(f"{site}: this model has units 0..{extent.units.get(site.kind, 0) - 1} of {site.kind}.")

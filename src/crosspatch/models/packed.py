@@ -6,6 +6,7 @@ A model that cannot be run so (its attention is its own code) gets whole rows, p
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -145,23 +146,25 @@ class Padded:
 def _on_real(visit: Visit, real: Tensor) -> Visit:
     """Show a visit the real tokens of a padded batch only, flat as packed tokens are."""
 
-    def inner(tensor: Tensor) -> Tensor | None:
-        flat = tensor.reshape(-1, tensor.shape[-1])
-        changed = visit(flat[real])
-        if changed is None:
-            return None
-        out = flat.clone()
-        out[real] = changed.reshape(-1, tensor.shape[-1])
-        return out.reshape(tensor.shape)
+    return partial(_visit_real, visit, real)
 
-    return inner
+
+def _visit_real(visit: Visit, real: Tensor, tensor: Tensor) -> Tensor | None:
+    flat = tensor.reshape(-1, tensor.shape[-1])
+    changed = visit(flat[real])
+    if changed is None:
+        return None
+    out = flat.clone()
+    out[real] = changed.reshape(-1, tensor.shape[-1])
+    return out.reshape(tensor.shape)
 
 
 def flat_visit(read_or_write: Callable[[Float[Tensor, "token width"]], Float[Tensor, "token width"] | None]) -> Visit:
     """Let a function on flat tokens `[token, width]` visit a point whatever leading axes its tensor has."""
 
-    def visit(tensor: Tensor) -> Tensor | None:
-        changed = read_or_write(tensor.reshape(-1, tensor.shape[-1]))
-        return None if changed is None else changed.reshape(tensor.shape)
+    return partial(_visit_flat, read_or_write)
 
-    return visit
+
+def _visit_flat(read_or_write: Callable[[Tensor], Tensor | None], tensor: Tensor) -> Tensor | None:
+    changed = read_or_write(tensor.reshape(-1, tensor.shape[-1]))
+    return None if changed is None else changed.reshape(tensor.shape)

@@ -1,40 +1,28 @@
 """Prove an anatomy on the model itself: nothing that convention guessed is believed until the model's outputs agree."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from crosspatch.core.errors import NotProved
+from crosspatch.core.errors import NotFinite, NotProved
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.attention import own_kernel
 from crosspatch.models.blocks import at_least_single, block_list, final_stream, logits_by_forward, logits_of
-from crosspatch.models.hooks import first_tensor, main_tensor, visiting
+from crosspatch.models.hooks import visiting
 from crosspatch.models.model import Check, Model
 from crosspatch.models.runs import Lane, Prompts, run_lanes, workbench
+from crosspatch.models.trace import Trace, trace
 
 LENGTH = 7  # tokens of a proving prompt: long enough that heads attend to different things
 # Largest relative error between two ways to compute one thing, by precision: sums in another order, no more.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
-
+# What a sweep takes to act on its own token only, until the next block reads the stream.
+LOCAL = ("attn.q", "attn.head", "mlp.in", "mlp.hidden")
 BY_PATH = "Patch it by module path instead: crosspatch.engine.patch_modules."
-
-
-@dataclass
-class Trace:
-    """What one plain forward of the model showed."""
-
-    logits: Tensor
-    entering: dict[int, Tensor] = field(default_factory=dict)
-    leaving: dict[int, Tensor] = field(default_factory=dict)
-    parts: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    after: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
-    calls: int = 0
-    tuples: bool = False
 
 
 def proving_ids(anatomy: Anatomy, device: torch.device) -> Int[Tensor, "batch pos"]:
@@ -48,63 +36,6 @@ def distance(found: Tensor, expected: Tensor) -> float:
     found, expected = at_least_single(found), at_least_single(expected)
     error = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
     return float("inf") if math.isnan(error) else error
-
-
-def trace(module: nn.Module, anatomy: Anatomy, ids: Int[Tensor, "batch pos"], **options: Any) -> Trace:
-    """Run the model once and note its blocks, their parts and what comes after them."""
-    seen = Trace(logits=torch.empty(0))
-    blocks = block_list(module, anatomy)
-    handles = [
-        block.register_forward_pre_hook(_note_input(seen, i), with_kwargs=True) for i, block in enumerate(blocks)
-    ]
-    handles += [block.register_forward_hook(_note_output(seen, i)) for i, block in enumerate(blocks)]
-    for name, part in module.named_modules():
-        if name and not f"{name}.".startswith(f"{anatomy.blocks}."):
-            handles.append(part.register_forward_hook(_note_after(seen, name, len(blocks)), with_kwargs=True))
-    visits = [
-        (block, point, _note_part(seen, kind, i))
-        for i, block in enumerate(blocks)
-        for kind, point in anatomy.points.items()
-        if kind in ("attn.out", "mlp.out", "mlp.in", "attn.head")
-    ]
-    try:
-        with visiting(visits):
-            seen.logits = module(input_ids=ids, use_cache=False, **options).logits
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
-def _note_input(seen: Trace, index: int) -> Callable[..., None]:
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.entering[index] = main_tensor(args, kwargs).clone()
-        seen.calls += 1
-
-    return note
-
-
-def _note_output(seen: Trace, index: int) -> Callable[..., None]:
-    def note(_: nn.Module, __: Any, output: Any) -> None:
-        seen.tuples = isinstance(output, tuple)
-        seen.leaving[index] = first_tensor(output).clone()
-
-    return note
-
-
-def _note_after(seen: Trace, name: str, blocks: int) -> Callable[..., None]:
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if len(seen.leaving) == blocks and args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            seen.after.append((name, args[0], output))
-
-    return note
-
-
-def _note_part(seen: Trace, kind: str, index: int) -> Callable[[Tensor], None]:
-    def note(value: Tensor) -> None:
-        seen.parts[kind, index] = value.clone()
-
-    return note
 
 
 def prove(module: nn.Module, anatomy: Anatomy) -> tuple[Anatomy, tuple[Check, ...]]:
@@ -125,6 +56,7 @@ def prove(module: nn.Module, anatomy: Anatomy) -> tuple[Anatomy, tuple[Check, ..
             prover.sums,
             prover.order,
             prover.heads,
+            prover.locality,
             prover.packing,
         ):
             step()
@@ -136,6 +68,7 @@ def first_trace(module: nn.Module, anatomy: Anatomy, ids: Int[Tensor, "batch pos
 
     Raises:
         NotProved: it cannot be called with token ids alone, or gives no logits for each of them.
+        NotFinite: it gives NaN.
     """
     try:
         seen = trace(module, anatomy, ids)
@@ -144,6 +77,11 @@ def first_trace(module: nn.Module, anatomy: Anatomy, ids: Int[Tensor, "batch pos
             f"{type(module).__name__} could not be run as a language model, module(input_ids=…).logits: {error}. "
             f"{BY_PATH}"
         ) from error
+    if torch.isnan(seen.logits).any():
+        raise NotFinite(
+            f"{type(module).__name__} gives NaN on random tokens: its weights hold NaN, or its forward overflows in "
+            f"{str(seen.logits.dtype).removeprefix('torch.')}. Load it in another dtype, or look at its weights."
+        )
     if seen.logits.shape[:-1] != ids.shape:
         raise NotProved(
             f"{type(module).__name__} gives logits {list(seen.logits.shape)} for prompts {list(ids.shape)}: not one "
@@ -269,6 +207,27 @@ class Prover:
         self.note("order in the block", True, "attention, then MLP" if sequential else "attention and MLP in parallel")
         if not sequential:
             self.refuse(("resid.mid",), "attention and MLP read the same stream, so there is no stream between them")
+
+    def locality(self) -> None:
+        """A query, a head's output or an MLP's input changed at one token changes its block at that token only."""
+        for kind in LOCAL:
+            if kind in self.anatomy.points and not all(self._is_local(kind, i) for i in {0, self.anatomy.layers - 1}):
+                self.note(f"{kind} by token", False, "changed at one token, it changes others")
+                lost = (kind, "attn.pattern") if kind == "attn.head" else (kind,)
+                self.refuse(lost, "changed at one token, it changes what its block gives at others")
+
+    def _is_local(self, kind: str, layer: int) -> bool:
+        point, token = self.anatomy.points[kind], LENGTH // 2
+
+        def shift(value: Tensor) -> Tensor:
+            flat = value.clone().reshape(-1, value.shape[-1])
+            flat[token::LENGTH, point.columns(None)] += 1
+            return flat.view_as(value)
+
+        with visiting([(block_list(self.module, self.anatomy)[layer], point, shift)]):
+            moved = trace(self.module, self.anatomy, self.ids).leaving[layer]
+        others = [i for i in range(LENGTH) if i != token]
+        return distance(moved[:, others], self.seen.leaving[layer][:, others]) <= self.tolerance
 
     def heads(self) -> None:
         """A query, key or value head that is wiped out moves the heads that read it, and no other."""

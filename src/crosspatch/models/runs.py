@@ -1,9 +1,10 @@
 """Whole runs of prompts, packed without padding: the stream, keys and values, and activations at chosen sites."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -227,12 +228,9 @@ class _Watch:
         """Return readers of every kind that some lane keeps."""
         points = self.bench.anatomy.points
         kinds = sorted({kind for run in self.runs for kind in run.lane.kinds if kind in points})
-        return [(points[kind], flat_visit(self._reader(kind))) for kind in kinds]
+        return [(points[kind], flat_visit(partial(self._read, kind))) for kind in kinds]
 
-    def _reader(self, kind: str) -> Callable[[Tensor], None]:
-        def read(flat: Tensor) -> None:
-            for run, part in zip(self.runs, flat.split([run.tokens for run in self.runs]), strict=True):
-                if kind in run.lane.kinds:
-                    run.run.seen[kind][self.layer] = run.spread(part)
-
-        return read
+    def _read(self, kind: str, flat: Float[Tensor, "token width"]) -> None:
+        for run, part in zip(self.runs, flat.split([run.tokens for run in self.runs]), strict=True):
+            if kind in run.lane.kinds:
+                run.run.seen[kind][self.layer] = run.spread(part)

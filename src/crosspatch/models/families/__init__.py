@@ -24,7 +24,9 @@ class Family:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "gpt2": Family(layout="concatenated"),
-        "gpt_bigcode": Family(layout="concatenated"),
+        # One group with multi-query attention, as many groups as heads without.
+        "gpt_bigcode": Family(layout="by group"),
+        "persimmon": Family(layout="by head"),
         "phi3": Family(layout="concatenated"),
         "gpt_neox": Family(layout="by head"),
         # Both parts of a BLOOM block add the stream themselves, so only the last projection holds the part's own output.

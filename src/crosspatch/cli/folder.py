@@ -1,0 +1,207 @@
+"""Run folders: where a run goes, what may be replaced there, what is listed and what is removed."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from crosspatch.cli.options import DEFAULT_FOLDER
+from crosspatch.cli.say import Voice
+from crosspatch.core.errors import BadInput, CorruptFile
+
+if TYPE_CHECKING:
+    from crosspatch.cli.question import Question
+    from crosspatch.engine.effects import Effects
+
+ROOT = Path("runs")
+ARRAYS, META, PAGE, SUMMARY = "arrays.safetensors", "meta.json", "report.html", "summary.json"
+EXPORTS = ("effects.csv", "effects.json", "effects.md")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes, what was found there of the same question, and whether the run goes on from that."""
+
+    folder: Path
+    earlier: "Effects | None" = None
+    resume: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether a whole run of the question was found."""
+        return self.earlier is not None and is_complete(self.earlier)
+
+
+def default_folder(question: "Question") -> Path:
+    """Name the folder of a question: `runs/ioi-gemma-3-270m-7f3a2c`."""
+    model = re.sub(r"[^\w.-]+", "-", question.model.name.rsplit("/", 1)[-1]).strip("-.") or "model"
+    return ROOT / f"{question.task.name}-{model}-{question.key}"
+
+
+def find_place(question: "Question", *, out: Path | None, resume: Path | None, voice: Voice) -> Place:
+    """Decide where the run goes and what of it is there already.
+
+    Raises BadInput where that would lose something: an interrupted run of this question (unless `resume`), or the run
+    of another question. Raises BadInput or CorruptFile if there is nothing to resume in a folder that was named.
+    """
+    if out is not None and resume not in (None, DEFAULT_FOLDER):
+        raise BadInput(f"--out {out} and --resume {resume}: a run is continued where it is, so leave --out out.")
+    named = resume is not None and resume != DEFAULT_FOLDER
+    folder = resume if named and resume is not None else (out or default_folder(question))
+    if resume is not None:
+        return _resumed(folder, question, named=named, voice=voice)
+    earlier = _there(folder, voice)
+    if earlier is None:
+        return Place(folder)
+    _refuse_loss(folder, earlier, question)
+    voice.say(f"{folder} holds this run already; it is run again and replaced.")
+    return Place(folder, earlier)
+
+
+def _resumed(folder: Path, question: "Question", *, named: bool, voice: Voice) -> Place:
+    from crosspatch.cli.question import key_of
+    from crosspatch.engine.effects import Effects
+
+    if not named and not (folder / META).exists():
+        voice.say(f"nothing to resume in {folder}: starting from the beginning.")
+        return Place(folder)
+    earlier = Effects.load(folder)
+    if key_of(earlier) != question.key:
+        raise BadInput(
+            f"cannot resume {folder}: it is another question ({_difference(earlier, question)}). Give the options that "
+            "it was started with, or start anew without --resume."
+        )
+    return Place(folder, earlier, resume=True)
+
+
+def _there(folder: Path, voice: Voice) -> "Effects | None":
+    """Load what a folder holds; None if it holds no run, or a damaged one, which may be replaced."""
+    from crosspatch.engine.effects import Effects
+
+    if not (folder / META).exists():
+        return None
+    try:
+        return Effects.load(folder)
+    except CorruptFile as damage:
+        voice.say(f"{folder} holds a damaged run, which is replaced ({damage})")
+        return None
+
+
+def _refuse_loss(folder: Path, earlier: "Effects", question: "Question") -> None:
+    from crosspatch.cli.question import key_of
+
+    remove = f"remove it first: crosspatch runs remove {folder}"
+    if key_of(earlier) != question.key:
+        raise BadInput(
+            f"{folder} holds another run ({_difference(earlier, question)}). Give another --out, or {remove}"
+        )
+    if not is_complete(earlier):
+        raise BadInput(
+            f"{folder} holds an interrupted run of this question, {done_share(earlier):.0%} done. Add --resume to "
+            f"continue it, or {remove}"
+        )
+
+
+def _difference(earlier: "Effects", question: "Question") -> str:
+    from crosspatch.engine.patching import task_hash
+
+    settings = earlier.provenance.get("settings", {})
+    pairs = (
+        ("model", settings.get("model_hash") == question.model.fingerprint, earlier.model),
+        ("task", settings.get("data_hash") == task_hash(question.task), f"{earlier.task} with {earlier.n} pairs"),
+        ("sites", set(earlier.sites) == set(question.sites), settings.get("sites", f"{len(earlier.sites)} sites")),
+        ("direction", earlier.direction == question.ask.direction, earlier.direction),
+        ("metric", earlier.metric == question.metric, earlier.metric),
+    )
+    return "; ".join(f"its {name}: {had}" for name, same, had in pairs if not same) or "its settings differ"
+
+
+def is_complete(effects: "Effects") -> bool:
+    """Tell whether a run came to its end."""
+    return bool(effects.provenance.get("settings", {}).get("complete", True))
+
+
+def done_share(effects: "Effects") -> float:
+    """Give the share of patches that have a value."""
+    import numpy as np
+
+    return float((~np.isnan(effects.raw)).mean())
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[Path]:
+    """Make a folder and try to write in it, before hours of work; an empty one is taken away again.
+
+    Raises BadInput if it cannot be written.
+    """
+    made = not folder.exists()
+    trial = folder / f".trial-{token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"")
+        trial.unlink()
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise BadInput(f"cannot write in {folder}: {reason}. Give --out a folder that is writable.") from problem
+    try:
+        yield folder
+    finally:
+        if made:
+            with suppress(OSError):  # not empty: the run is in it
+                folder.rmdir()
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Describe the run in a folder: the summary that its verb wrote, else one made from its effects.
+
+    Raises BadInput or CorruptFile if it holds no run that can be read.
+    """
+    try:
+        found = json.loads((folder / SUMMARY).read_bytes())
+        if isinstance(found, dict) and (folder / META).exists():
+            return found
+    except (OSError, ValueError):
+        pass
+    from crosspatch.cli.show import summary_of
+    from crosspatch.engine.effects import Effects
+
+    return summary_of(Effects.load(folder), top=5)
+
+
+def run_folders(root: Path = ROOT) -> list[Path]:
+    """List the run folders in a folder, the latest first."""
+    try:
+        found = [path for path in root.iterdir() if (path / META).is_file()]
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: (path / META).stat().st_mtime, reverse=True)
+
+
+def remove_run(folder: Path) -> list[str]:
+    """Delete the files that a run wrote, and the folder if nothing else is in it; list what was left.
+
+    Raises BadInput if the folder holds no run, or if a file cannot be deleted.
+    """
+    if not any((folder / name).is_file() for name in (META, ARRAYS)):
+        raise BadInput(f"{folder} is no run folder: it has neither {META} nor {ARRAYS}. See `crosspatch runs`.")
+    try:
+        for name in (ARRAYS, META, PAGE, SUMMARY, *EXPORTS):
+            (folder / name).unlink(missing_ok=True)
+        left = sorted(path.name for path in folder.iterdir())
+        if not left:
+            folder.rmdir()
+    except OSError as problem:
+        raise BadInput(f"cannot remove {folder}: {problem.strerror or problem}.") from problem
+    return left
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Save a run's summary beside it. Raises BadInput if it cannot be written."""
+    from crosspatch.cli.say import to_json
+    from crosspatch.core.store import write_whole
+
+    write_whole(folder / SUMMARY, (to_json(summary) + "\n").encode())

@@ -1,0 +1,98 @@
+"""The options that verbs share, each spelled once; light, so that `--help` starts at once."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+SITES = "resid.pre, attn.out, mlp.out"
+METRICS = ("logit_diff", "prob", "logprob", "kl", "rank", "right_logit")
+DEFAULT_FOLDER = Path("-")  # what a bare --resume stands for
+
+
+class Direction(StrEnum):
+    """Which run is patched: the corrupt one with clean activations, or the reverse."""
+
+    denoise = "denoise"
+    noise = "noise"
+
+
+class ResumableVerb(TyperCommand):
+    """A verb whose `--resume` may stand alone, meaning the folder that the question has by default."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a bare `--resume` its value, then parse."""
+        return super().parse_args(ctx, name_default_folder(args))
+
+
+def name_default_folder(args: Iterable[str]) -> list[str]:
+    """Put the default folder's sign behind each `--resume` that is followed by no value."""
+    given = list(args)
+    named: list[str] = []
+    for place, word in enumerate(given):
+        named.append(word)
+        follower = given[place + 1] if place + 1 < len(given) else "-"
+        if word == "--resume" and follower.startswith("-"):
+            named.append(str(DEFAULT_FOLDER))
+    return named
+
+
+def _option(*names: str, help: str, metavar: str | None = None, show_default: bool = True) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, show_default=show_default)
+
+
+MODEL_HELP = "A known name (gemma-3-270m), a hub id, a folder, or a .gguf file."
+METRIC_HELP = f"What is measured: {', '.join(METRICS)}.  [default: the task's own]"
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+MaybeModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Task = Annotated[
+    str, _option("--task", metavar="NAME", help="The behaviour: see `crosspatch tasks`.", show_default=False)
+]
+TaskOfBench = Annotated[str, _option("--task", metavar="NAME", help="The behaviour: see `crosspatch tasks`.")]
+Settings = Annotated[
+    list[str] | None,
+    _option("--set", metavar="KEY=VALUE", help="An option of the task, such as corrupt=ABC; may be repeated."),
+]
+Sites = Annotated[str, _option("--sites", metavar="SITES", help='What to patch, such as "attn.head[5:9, *]@S2|end".')]
+SitesOfBench = Annotated[str, _option("--sites", metavar="SITES", help="What to patch.")]
+DirectionOption = Annotated[
+    Direction,
+    _option("--direction", help="denoise: clean activations into the corrupt run. noise: the other way."),
+]
+Pairs = Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of pairs.")]
+Seed = Annotated[int, _option("--seed", metavar="N", help="Seed of the pairs.")]
+Metric = Annotated[str | None, _option("--metric", metavar="NAME", help=METRIC_HELP)]
+Memory = Annotated[
+    str | None,
+    _option("--memory", metavar="SIZE", help="Memory beside the weights, such as 2GiB.  [default: 2GiB; 60% of a GPU]"),
+]
+Tokens = Annotated[int | None, typer.Option("--tokens", min=1, metavar="N", help="Most tokens run at once.")]
+Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Sites to list.")]
+RequireAccuracy = Annotated[
+    float,
+    typer.Option(
+        "--require-accuracy", min=0.0, max=1.0, metavar="SHARE", help="Share of clean prompts to be right, else exit 3."
+    ),
+]
+Device = Annotated[str | None, _option("--device", metavar="NAME", help="cpu, cuda, mps or auto.  [default: cpu]")]
+Dtype = Annotated[
+    str | None,
+    _option("--dtype", metavar="NAME", help="float32, bfloat16, …  [default: float32; on cuda the checkpoint's own]"),
+]
+Out = Annotated[
+    Path | None,
+    _option("--out", metavar="DIR", help="Run folder.  [default: runs/TASK-MODEL-HASH]", show_default=False),
+]
+Report = Annotated[bool, _option("--report/--no-report", help="Write report.html into the run folder.")]
+Resume = Annotated[
+    Path | None,
+    _option("--resume", metavar="[DIR]", help="Continue an interrupted run, of DIR or of the default folder."),
+]
+DryRun = Annotated[bool, _option("--dry-run", help="Print the plan with memory and time, and run nothing.")]
+Json = Annotated[bool, _option("--json", help="Print one JSON document and nothing else on standard output.")]
+Quiet = Annotated[bool, _option("--quiet", help="No progress and no messages, only results and errors.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.", show_default=False)]

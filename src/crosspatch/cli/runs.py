@@ -1,0 +1,101 @@
+"""`runs`: the run folders under ./runs, listed, shown again, removed."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from crosspatch.cli import options as given
+from crosspatch.cli.folder import PAGE, ROOT, is_complete, read_summary, remove_run, run_folders
+from crosspatch.cli.say import BAD_INPUT, Voice, error
+from crosspatch.cli.show import effects_text, ending, summary_of
+from crosspatch.core.errors import CrosspatchError
+
+LISTED = ("model", "task", "n", "direction", "metric", "complete", "time", "finding")
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+HELP = """List the runs in ./runs, show one again, or remove one.
+
+\b
+crosspatch runs
+crosspatch runs show runs/ioi-gemma-3-270m-7f3a2c
+"""
+
+
+class ListByDefault(TyperGroup):
+    """A group of verbs that lists when none of them is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `list` where no verb stands, then parse."""
+        named = bool(args) and (not args[0].startswith("-") or args[0] == "--help")
+        return super().parse_args(ctx, args if named else ["list", *args])
+
+
+runs_app = typer.Typer(cls=ListByDefault, help=HELP, rich_markup_mode=None)
+
+
+@runs_app.command("list")
+def list_runs(*, json: given.Json = False, quiet: given.Quiet = False) -> None:
+    """List the runs in ./runs, the latest first."""
+    voice = Voice(json, quiet)
+    found = [_line(folder) for folder in run_folders()]
+    voice.document({"runs": found})
+    if not found:
+        voice.say(f"no runs in {ROOT}/ here. `crosspatch patch` makes them.")
+    for run in found:
+        voice.show(run_text(run))
+
+
+@runs_app.command("show")
+def show_run(
+    folder: given.RunFolder, *, top: given.Top = 10, json: given.Json = False, quiet: given.Quiet = False
+) -> None:
+    """Show a saved run as `patch` did."""
+    from crosspatch.engine.effects import Effects
+
+    voice, effects = Voice(json, quiet), Effects.load(folder)
+    page = folder / PAGE if (folder / PAGE).is_file() else None
+    voice.document(summary_of(effects, top=top, more={"folder": folder, "report": page}))
+    voice.show(*effects_text(effects, effects.top(top)))
+    voice.show(*ending(effects, folder, page))
+    if not is_complete(effects):
+        voice.say("this run was interrupted: add --resume to the command that started it.")
+
+
+@runs_app.command("remove")
+def remove(folder: given.RunFolder, *, yes: Yes = False, json: given.Json = False, quiet: given.Quiet = False) -> None:
+    """Remove a run: what crosspatch wrote, and the folder if it is empty then."""
+    voice = Voice(json, quiet)
+    if not yes and not _confirmed(folder):
+        error(f"{folder} is kept. Answer y, or add --yes.", label="not removed")
+        raise typer.Exit(BAD_INPUT)
+    left = remove_run(folder)
+    voice.document({"removed": folder, "left": left})
+    voice.show(f"removed {folder}" if not left else f"removed the run; {folder} keeps {', '.join(left)}")
+
+
+def _confirmed(folder: Path) -> bool:
+    try:
+        return typer.confirm(f"Remove the run in {folder}?", err=True)
+    except typer.Abort:  # no one there to answer
+        return False
+
+
+def _line(folder: Path) -> dict[str, Any]:
+    """Describe a run folder; one that cannot be read is listed with the reason."""
+    try:
+        summary = read_summary(folder)
+    except CrosspatchError as problem:
+        return {"folder": str(folder), "damaged": str(problem)}
+    return {"folder": str(folder), **{name: summary.get(name) for name in LISTED}}
+
+
+def run_text(run: dict[str, Any]) -> str:
+    """Write a run as lines: its folder, what it was, what it found."""
+    if "damaged" in run:
+        return f"{run['folder']}\n  damaged: {run['damaged']}\n"
+    state = "complete" if run["complete"] else "interrupted"
+    when = str(run["time"] or "").replace("T", " ")[:16]
+    what = f"{run['model']} · {run['task']}, {run['n']} pairs · {run['direction']} · {run['metric']}"
+    return f"{run['folder']}  ({state}, {when})\n  {what}\n  {run['finding']}\n"

@@ -1,0 +1,133 @@
+"""The benchmark's own arithmetic, and one run of it on a tiny model: numbers are checked, timings are not."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crosspatch.engine.measure import Row
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Give a module of bench/, whose scripts import each other by name."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize(("texts", "expected"), [("second", range(1, 15)), ("third", range(10, 15)), ("one", [10])])
+def test_prompts_differ_where_they_should(script, texts, expected):
+    """Texts of 15 tokens differ from the second on, in the last third, or at position 10."""
+    clean, corrupt = script("shapes").prompts(texts, pairs=4, length=15, vocab=9, seed=1)
+    for a, b in zip(clean, corrupt, strict=True):
+        assert [i for i in range(15) if a[i] != b[i]] == list(expected)
+        assert 0 <= min(*a, *b) <= max(*a, *b) < 9
+    assert (clean, corrupt) == script("shapes").prompts(texts, pairs=4, length=15, vocab=9, seed=1)
+
+
+def test_the_same_build_gives_the_same_weights(script):
+    """A child process that is told the same build measures the same model."""
+    shapes = script("shapes")
+    first, again, deeper = (shapes.open_shape(shapes.Build("tiny", layers=n)) for n in (2, 2, 3))
+    assert first.fingerprint == again.fingerprint != deeper.fingerprint
+    assert (first.anatomy.layers, deeper.anatomy.layers) == (2, 3)
+
+
+def test_exponent_of_a_power(script):
+    """Seconds of 3 n² have exponent 2."""
+    assert script("growth").exponent([1, 2, 5, 9], [3 * n**2 for n in (1, 2, 5, 9)]) == pytest.approx(2)
+
+
+def own_rows(*, plain_ratio=40.0):
+    one_pass = Row("one pass", (2.0, 2.2, 1.8), 30, 30, 0.0, 1e-3, 1.0)
+    return one_pass, Row("one forward a site", (80.0,) * 3, 4, 30, 1e-6, 1e-3, plain_ratio)
+
+
+def peer_row(script, *, error=1e-6, plain_error=1e-6):
+    return script("peers").PeerRow("peer", (100.0, 120.0, 90.0), 4, error, plain_error, 1.5)
+
+
+def test_peers_have_a_direct_and_a_chained_ratio(script):
+    """Direct is wall clock over wall clock (100 / 2); chained goes through plain hooks in both processes (1.5 × 40)."""
+    assert script("peers").ratios(peer_row(script), own_rows()) == (50.0, 60.0)
+
+
+@pytest.mark.parametrize("errors", [{"error": 0.1}, {"plain_error": 0.1}, {"error": np.nan}])
+def test_peers_with_other_numbers_have_no_ratio(script, errors):
+    """A peer that differs, plain hooks that differ beside it, or NaN: no ratio, and the run fails."""
+    row = peer_row(script, **errors)
+    assert script("peers").ratios(row, own_rows()) == (None, None)
+    case = script("sweep").Case("tiny", "resid.pre", 1, "one", 5, 1.0, own_rows(), (row,))
+    assert script("sweep").differ(case)
+    assert [cells[2:4] for cells in script("tables").peer_rows(case)] == [("differs", "differs")]
+
+
+def test_a_run_fails_if_plain_hooks_differ(script):
+    """The script's exit status says so."""
+    case = script("sweep").Case("tiny", "resid.pre", 1, "one", 5, 1.0, own_rows(plain_ratio=None), (peer_row(script),))
+    assert script("sweep").differ(case)
+    good = script("sweep").Case("tiny", "resid.pre", 1, "one", 5, 1.0, own_rows(), (peer_row(script),))
+    assert not script("sweep").differ(good)
+
+
+def test_a_peers_answer_is_extrapolated_and_checked(script):
+    """Seconds of 4 sites stand for 45, plain hooks' are taken a site, and one wrong value is found."""
+    import crosspatch
+
+    shapes, peers = script("shapes"), script("peers")
+    model = shapes.open_shape(shapes.Build("tiny"))
+    task = shapes.make_task("second", pairs=2, length=15, vocab=model.vocab_size)
+    effects = crosspatch.patch(model, task, sites="resid.pre")
+    rows = [20, 31, 9, 40]
+    values = (effects.base + effects.raw)[rows]
+    case = peers.PeerCase(task, effects, [effects.sites[row] for row in rows])
+    answer = {"values": values.tolist(), "plain_values": values[:2].tolist()}
+    answer |= {"seconds": [4.0, 8.0], "plain_seconds": [1.0, 2.0]}
+    row = peers.peer_row("peer", case, answer)
+    assert (row.seconds, row.plain_ratio) == ((45.0, 90.0), 2.0)
+    assert max(row.error, row.plain_error) < 1e-6
+    answer["values"][3][1] += 1
+    assert peers.peer_row("peer", case, answer).error > 0.01
+
+
+def run(*options):
+    command = [sys.executable, str(BENCH / "sweep.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+def test_a_quick_run_measures_everything(tmp_path):
+    """One run on a tiny model: equal numbers in each case, memory, growth, the machine, tables and JSON."""
+    out = tmp_path / "sweep.json"
+    done = run("--quick", "--no-peers", "--shape", "tiny", "--threads", "1", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert all(text in done.stdout for text in ("one batch a layer", "chained", "peak memory", "growth", "written:"))
+    found = json.loads(out.read_text())
+    assert [(case["sites"], case["texts"]) for case in found["cases"]] == [
+        (sites, texts) for sites in ("resid.pre", "attn.head") for texts in ("second", "one")
+    ]
+    for case in found["cases"]:
+        assert [row["way"] for row in case["rows"]] == ["one pass", "one forward a site", "one batch a layer"]
+        assert all(row["error"] <= 1e-3 and row["ratio"] and len(row["seconds"]) == 2 for row in case["rows"])
+        assert case["rows"][0]["limit_share"] > 0
+    assert [curve["axis"] for curve in found["growth"]] == ["pairs", "length", "layers"]
+    # Work grows in proportion to pairs, faster than prompts and layers.
+    assert found["growth"][0]["work_exponent"] == pytest.approx(1)
+    assert min(curve["work_exponent"] for curve in found["growth"][1:]) > 1.2
+    assert all(each["peak"] >= each["loaded"] > 1e8 for each in found["memory"]["tiny"])
+    assert found["machine"]["threads"] == 1
+    assert found["provenance"]["versions"]["torch"]
+    assert found["settings"]["cells"] == 4
+
+
+def test_peers_are_for_the_processor_in_single_precision():
+    """Elsewhere the script says what to add."""
+    done = run("--device", "cuda")
+    assert done.returncode == 2
+    assert "add --no-peers" in done.stderr

@@ -1,0 +1,90 @@
+"""The surface of the command line is frozen: a new or lost option is a decision, written here too."""
+
+import pytest
+import typer
+from typer.main import get_command
+
+from crosspatch.cli.app import app
+from crosspatch.cli.options import DEFAULT_FOLDER, METRICS, SITES, name_default_folder
+
+TALK = {"--json", "--quiet"}
+MACHINE = {"--device", "--dtype"}
+TASK = {"--task", "--n", "--seed", "--set"}
+
+SURFACE = {
+    "demo": {"--n", "--seed", "--out", "--open", "--no-open", "--device"} | TALK,
+    "patch": {"MODEL", "--sites", "--direction", "--metric", "--top", "--out", "--report", "--no-report", "--resume"}
+    | {"--require-accuracy", "--memory", "--tokens", "--dry-run"}
+    | TASK
+    | MACHINE
+    | TALK,
+    "sites": {"MODEL"} | MACHINE | TALK,
+    "tasks": {"NAME", "--check", "--model", "--preview", "--no-preview", "--n", "--seed", "--set"} | MACHINE | TALK,
+    "doctor": {"MODEL"} | MACHINE | TALK,
+    "bench": {"MODEL", "--sites"} | TASK | MACHINE | TALK,
+    "runs": set(),
+    "runs list": TALK,
+    "runs show": {"DIR", "--top"} | TALK,
+    "runs remove": {"DIR", "--yes"} | TALK,
+    "report": {"DIR", "--format", "--out"} | TALK,
+}
+
+
+def found_surface():
+    """Read each verb's arguments and options off the program itself."""
+    surface = {}
+
+    def walk(command, name):
+        if name:
+            surface[name] = {
+                word
+                for one in command.params
+                for word in ([one.metavar] if one.param_type_name == "argument" else [*one.opts, *one.secondary_opts])
+            } - {"--help"}
+        for verb, inner in getattr(command, "commands", {}).items():
+            walk(inner, f"{name} {verb}".strip())
+
+    walk(get_command(app), "")
+    return surface
+
+
+def test_surface_is_frozen():
+    """Each verb takes exactly the options listed here."""
+    assert found_surface() == SURFACE
+
+
+def test_every_verb_has_help(call):
+    """Each verb and each of its options says what it does."""
+    command = get_command(app)
+    for inner in command.commands.values():
+        assert inner.help
+        assert all(one.help for one in inner.params if one.name not in ("help", "ctx"))
+
+
+def test_words_repeated_in_the_light_module_are_the_engines():
+    """The default sites and the metrics named in the help are those that the engine has."""
+    from crosspatch.engine.patching import SITES as ENGINE_SITES
+    from crosspatch.metrics import METRICS as ALL
+
+    assert SITES == ENGINE_SITES
+    assert tuple(ALL) == METRICS
+
+
+@pytest.mark.parametrize(
+    ("given", "parsed"),
+    [
+        (["m", "--resume"], ["m", "--resume", str(DEFAULT_FOLDER)]),
+        (["m", "--resume", "--json"], ["m", "--resume", str(DEFAULT_FOLDER), "--json"]),
+        (["m", "--resume", "runs/a"], ["m", "--resume", "runs/a"]),
+        (["m", "--resume=runs/a"], ["m", "--resume=runs/a"]),
+        (["m"], ["m"]),
+    ],
+)
+def test_resume_may_stand_alone(given, parsed):
+    """A bare --resume means the default folder; one with a folder keeps it."""
+    assert name_default_folder(given) == parsed
+
+
+def test_program_is_a_typer_app():
+    """The program is one typer app, as shell completion expects."""
+    assert isinstance(app, typer.Typer)
