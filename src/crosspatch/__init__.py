@@ -58,7 +58,32 @@ _HOME = {
     "write": "crosspatch.engine",
 }
 _FLOORS = ("metrics", "tasks")
-__all__ = sorted((*_HOME, *_FLOORS, "load"))  # noqa: PLE0605 - compared with the TYPE_CHECKING imports by a test
+__all__ = [
+    "Add",
+    "CrosspatchError",
+    "Effects",
+    "Mean",
+    "Model",
+    "Noise",
+    "Options",
+    "Plan",
+    "Project",
+    "Replace",
+    "Resample",
+    "Scale",
+    "Site",
+    "Zero",
+    "capture",
+    "load",
+    "metrics",
+    "open_model",
+    "parse_site",
+    "patch",
+    "patch_modules",
+    "plan_patch",
+    "tasks",
+    "write",
+]
 __version__ = "0.1.0"
 
 

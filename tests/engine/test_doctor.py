@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-import zoo
 
+import zoo
 from crosspatch.engine import doctor
 from crosspatch.engine.doctor import examine
 from crosspatch.models.model import Check
@@ -47,8 +47,8 @@ def test_a_healthy_model(name):
     assert detail(checks, PROOF) == "as opened"
 
 
-@pytest.mark.parametrize("name", sorted(zoo.ZOO))
-def test_every_family_is_proved_again_as_it_was(name):
+@pytest.mark.parametrize("name", ["opt", "gpt_neox", "gemma2", "olmo2", "mixtral", "falcon_40b"])
+def test_an_odd_family_is_proved_again_as_it_was(name):
     checks = doctor.proved_again(zoo.opened(name))
     assert not failed(checks)
     assert [check.name for check in checks] == [*(check.name for check in zoo.opened(name).checks), PROOF]
@@ -104,7 +104,7 @@ def test_a_norm_left_out_of_the_readout():
 
 
 def test_a_module_changed_after_it_was_opened():
-    """A block that attends to what comes after is no longer causal."""
+    """A hook on a block that mixes its tokens: the proof of opening no longer holds, and nothing was cached of it."""
     model = open_model(zoo.fresh("llama"))
     block = model.module.model.layers[1]
     handle = block.register_forward_hook(lambda _, __, output: output + output.mean(1, keepdim=True))
@@ -112,9 +112,9 @@ def test_a_module_changed_after_it_was_opened():
         checks = examine(model)
     finally:
         handle.remove()
-    assert {"causal", "parts sum to the block", PROOF} & set(failed(checks))
-    assert "causal" in detail(checks, PROOF)
-    assert not failed(examine(model))
+    assert failed(checks) == [PROOF]
+    assert "do not run by themselves" in detail(checks, PROOF)
+    assert not failed(doctor.proved_again(model))
 
 
 def test_sweeps_that_disagree(monkeypatch):
@@ -122,7 +122,7 @@ def test_sweeps_that_disagree(monkeypatch):
     model = zoo.opened("llama")
     slow = doctor.one_forward
     monkeypatch.setattr(doctor, "one_forward", lambda *given: slow(*given) + 0.5)
-    assert failed(examine(model)) == ["sweep = one forward a patch"]
+    assert not doctor.against_one_forward(model, doctor.random_task(model)).ok
     monkeypatch.undo()
     fast = doctor.patch
 
@@ -131,7 +131,7 @@ def test_sweeps_that_disagree(monkeypatch):
         return replace(effects, raw=effects.raw * 1.5)
 
     monkeypatch.setattr(doctor, "patch", wrong)
-    assert failed(examine(model)) == ["patch all = source run", "sweep = one forward a patch"]
+    assert not doctor.everything_patched(model, doctor.random_task(model)).ok
 
 
 def test_a_model_that_ignores_its_mask(monkeypatch):
@@ -151,7 +151,7 @@ def test_a_model_that_ignores_its_mask(monkeypatch):
 def test_a_check_that_failed_at_opening_is_still_told():
     model = zoo.opened("llama")
     refused = replace(model, checks=(*model.checks, Check("attn.z heads", False, "8 heads; head 3 moves other heads")))
-    assert failed(examine(refused)) == ["attn.z heads"]
+    assert failed(doctor.proved_again(refused)) == ["attn.z heads"]
 
 
 def snapshot(module):
@@ -174,11 +174,11 @@ def test_the_module_is_left_as_it_was(name):
 
 def test_a_check_that_leaves_something_behind_is_found(monkeypatch):
     model = open_model(zoo.fresh("llama"))
-    check = doctor.padding
 
     def forgets(given):
         given.module.register_forward_hook(lambda *_: None)
-        return check(given)
+        return Check("padding honoured", True, "")
 
     monkeypatch.setattr(doctor, "padding", forgets)
+    monkeypatch.setattr(doctor, "against_one_forward", lambda *_: Check("sweep", True, ""))
     assert failed(examine(model)) == [LAST]

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import zoo
 
+import zoo
 from crosspatch.core.errors import BadInput
 from crosspatch.engine import Add, Mean, Noise, Project, Replace, Resample, Scale, Zero, capture, write
 from crosspatch.engine.edits import Edit

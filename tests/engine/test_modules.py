@@ -112,7 +112,7 @@ ODD = {
     "named": (lambda: Odd(named, a=Part(lambda x: Two(x, x * x)), b=Part()), None),
     "twice": (lambda: Odd(twice, a=Part(), b=Part()), None),
     "in place": (lambda: Odd(in_place, a=Part(), b=Part()), None),
-    "shared": (lambda: (lambda part: Odd(shared, a=part, also_a=part, b=Part()))(Part()), None),
+    "shared": (lambda: Odd(shared, **dict.fromkeys(("a", "also_a"), Part()), b=Part()), None),
     "listed": (
         lambda: Odd(
             listed, parts=nn.ModuleList([Part(), Part()]), heads=nn.ModuleDict({"left": Part(), "right": Part()})
@@ -173,7 +173,9 @@ def test_every_module_equals_a_loop_of_plain_hooks(name):
     module, base, source = made(name)
     before = copy.deepcopy((base, source, module.state_dict()))
     effects = patch_modules(module, base=base, source=source, metric=score)
-    torch.testing.assert_close((base, source, dict(module.state_dict())), (*before[:2], dict(before[2])), rtol=0, atol=0)
+    torch.testing.assert_close(
+        (base, source, dict(module.state_dict())), (*before[:2], dict(before[2])), rtol=0, atol=0
+    )
     assert not any(part._forward_hooks for part in module.modules())
     np.testing.assert_allclose(effects.base, run(module, base), rtol=1e-5)
     np.testing.assert_allclose(effects.source, run(module, source), rtol=1e-5)

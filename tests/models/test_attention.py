@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama import modeling_llama
 
 from crosspatch.engine.access import capture, write
 from crosspatch.engine.edits import Replace, Scale
@@ -86,17 +87,27 @@ def test_patterns_of_a_padded_batch(side: str) -> None:
     assert found[1][:, real][..., ~real].abs().max() == 0
 
 
-def test_other_layers_keep_their_kernel() -> None:
-    """Only the watched layer leaves SDPA, and only for the time of the block."""
-    model, calls = opened("llama"), []
-    modules = [layer.self_attn for layer in model.module.model.layers]
+def test_other_layers_keep_their_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the watched layer meets the eager kernel, and leaves SDPA only where its pattern is replaced."""
+    model, calls, slow = opened("llama"), [], []
+    own, modules = modeling_llama.eager_attention_forward, [layer.self_attn for layer in model.module.model.layers]
+
+    def note(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        slow.append(module)
+        return own(module, *args, **kwargs)
+
+    monkeypatch.setattr(modeling_llama, "eager_attention_forward", note)
     with spied("sdpa", calls.append):
         with capture(model, "attn.pattern[1]"):
             logits(model.module, input_ids=IDS)
-        assert calls == [modules[0], modules[2]]
+        assert (calls, slow) == (modules, [modules[1]])
+        calls.clear()
+        with write(model, {"attn.pattern[1]": Scale(0.5)}):
+            logits(model.module, input_ids=IDS)
+        assert (calls, slow) == ([modules[0], modules[2]], [modules[1], modules[1]])
         calls.clear()
         logits(model.module, input_ids=IDS)
-        assert calls == modules
+        assert (calls, len(slow)) == (modules, 2)
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])

@@ -34,7 +34,27 @@ _HOME = {
     "plan_patch": "patching",
     "write": "access",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605 - the names above, which a test compares with the TYPE_CHECKING imports
+__all__ = [
+    "Add",
+    "Captured",
+    "Effects",
+    "ExampleView",
+    "Grid",
+    "Mean",
+    "Noise",
+    "Options",
+    "Plan",
+    "Project",
+    "Replace",
+    "Resample",
+    "Scale",
+    "Zero",
+    "capture",
+    "patch",
+    "patch_modules",
+    "plan_patch",
+    "write",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -148,4 +148,5 @@ def _values(hand: ByHand, ids: Int[Tensor, "row pos"], keep: Int[Tensor, " colum
         logits = logits[torch.arange(len(ids), device=ids.device), column].float()
     right, wrong = (given[:, 0].repeat(times, 1) for given in (targets.right, targets.wrong))
     masks = (given[:, 0].repeat(times, 1) for given in (targets.right_mask, targets.wrong_mask))
-    return hand.metric.score(Readout(logits.gather(1, right), logits.gather(1, wrong), *masks, right))
+    right_mask, wrong_mask = masks
+    return hand.metric.score(Readout(logits.gather(1, right), logits.gather(1, wrong), right_mask, wrong_mask, right))

@@ -41,10 +41,19 @@ def proved_again(model: Model) -> list[Check]:
     """Run the proof of opening again: the parts that patching uses are still those of the module as it is now."""
     try:
         anatomy, again = prove(model.module, model.anatomy)
-        pairs = [(name.name, getattr(anatomy, name.name), getattr(model.anatomy, name.name)) for name in fields(anatomy)]
+        pairs = [
+            (name.name, getattr(anatomy, name.name), getattr(model.anatomy, name.name)) for name in fields(anatomy)
+        ]
         # Of refused kinds only the names count: a kind that is gone can be missed for another reason.
         moved = [name for name, now, then in pairs if (set(now) != set(then) if name == "refused" else now != then)]
-    except (NotProved, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:  # a part is elsewhere
+    except (
+        NotProved,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+    ) as error:  # a part is elsewhere
         again, moved = (), [str(error)]
     checks = {check.name: check for check in (*model.checks, *again)}
     detail = f"no longer as opened: {', '.join(moved)}" if moved else "as opened"
@@ -89,7 +98,7 @@ def against_one_forward(model: Model, task: Task) -> Check:
 
 def one_forward(model: Model, pair: Pair, site: Site) -> float:
     """Return the raw denoising effect of one patch on the logit difference, by plain hooks and full forwards."""
-    at = len(pair.clean) - 1 if site.position == "end" else site.position
+    at = len(pair.clean) - 1 if site.position == "end" else int(site.position or 0)
     inside = Point("", "input") if site.kind == "resid.pre" else model.anatomy.points[site.kind]
     block, columns, kept = block_list(model.module, model.anatomy)[site.layer or 0], inside.columns(site.unit), {}
 

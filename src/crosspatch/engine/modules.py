@@ -61,7 +61,9 @@ def patch_modules(
         recorded, source_score = _record(module, source, metric, chosen)
         present, base_score = _record(module, base, metric, chosen)
         if len(source_score) != len(base_score):
-            raise BadInput(f"the source run has {len(source_score)} examples, the base run {len(base_score)}: pair them.")
+            raise BadInput(
+                f"the source run has {len(source_score)} examples, the base run {len(base_score)}: pair them."
+            )
         reasons = {path: reason for path in chosen if (reason := _mismatch(recorded[path], present[path]))}
         if paths is not None and reasons:
             path, reason = next(iter(reasons.items()))
@@ -95,7 +97,7 @@ def _score(metric: Score, output: Any, run: str) -> Float[Tensor, " example"]:
         raise BadInput(f"the metric gave {got}; it must give one number an example, a tensor [example].")
     if not torch.isfinite(value).all():
         first = int((~torch.isfinite(value)).nonzero()[0])
-        raise NotFinite(f"the metric of the {run} run is not finite on example {first}.")
+        raise NotFinite(f"the metric of the {run} is not finite on example {first}.")
     return value.float()
 
 
@@ -108,7 +110,7 @@ def _record(module: nn.Module, inputs: Any, metric: Score, paths: Sequence[str])
 
     handles = [module.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
     try:
-        return outputs, _score(metric, _call(module, inputs), "unpatched")
+        return outputs, _score(metric, _call(module, inputs), "unpatched run")
     finally:
         for handle in handles:
             handle.remove()

@@ -1,10 +1,10 @@
 """From a selection's text and a task to the sites of a sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from crosspatch.core.errors import BadInput
 from crosspatch.models.model import Model
-from crosspatch.sites import KINDS, Site, parse, resolve_position
+from crosspatch.sites import EACH, KINDS, Pattern, Site, parse, resolve_position
 from crosspatch.tasks import Task
 
 
@@ -22,7 +22,7 @@ def star_positions(task: Task) -> tuple[int | str, ...]:
     names = [name for name in task.pairs[0].names if all(name in pair.names for pair in task.pairs)]
     if one_layout(task) or not names:
         return tuple(range(max(len(pair.clean) for pair in task.pairs)))
-    return tuple(sorted(names, key=lambda name: sum(pair.names[name] for pair in task.pairs)))
+    return tuple(sorted(names, key=lambda name: sum(pair.names[str(name)] for pair in task.pairs)))
 
 
 def select_sites(model: Model, task: Task, sites: str | Sequence[Site]) -> tuple[Site, ...]:
@@ -38,14 +38,18 @@ def select_sites(model: Model, task: Task, sites: str | Sequence[Site]) -> tuple
     if not isinstance(sites, str):
         chosen = tuple(sites)
     else:
-        selection = parse(sites)
-        for pattern in selection.patterns:
-            model.anatomy.require(pattern.kind)
-        chosen = selection.expand(model.extent, star)
+        chosen = tuple(site for pattern in parse(sites).patterns for site in _expanded(model, task, pattern))
     placed = dict.fromkeys(site for given in chosen for site in _placed(given, star))
     for site in placed:
         _check(model, task, site)
     return tuple(placed)
+
+
+def _expanded(model: Model, task: Task, pattern: Pattern) -> Iterator[Site]:
+    model.anatomy.require(pattern.kind)
+    # Numbers are indices also where `*` stands for names: 2:6 is counted in tokens of the longest prompt.
+    indices = range(max(len(pair.clean) for pair in task.pairs))
+    return pattern.expand(model.extent, star_positions(task) if EACH in (pattern.positions or ()) else indices)
 
 
 def _placed(site: Site, star: Sequence[int | str]) -> tuple[Site, ...]:

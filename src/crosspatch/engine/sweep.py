@@ -248,9 +248,13 @@ class Local:
     def of(cls, sweep: Sweep, numbers: Sequence[int]) -> "Local":
         """Pick the pairs out of the whole sweep."""
         every, rows, whole = sweep.extents, list(numbers), sweep.targets
-        parts = (tuple(values[n] for n in numbers) for values in (every.lengths, every.differ, every.reads))
+        extents = Extents(
+            lengths=tuple(every.lengths[n] for n in rows),
+            differ=tuple(every.differ[n] for n in rows),
+            reads=tuple(every.reads[n] for n in rows),
+        )
         masks = whole.right_mask[rows], whole.wrong_mask[rows]
-        return cls(Extents(*parts), Targets(whole.right[rows], whole.wrong[rows], *masks))
+        return cls(extents, Targets(whole.right[rows], whole.wrong[rows], *masks))
 
 
 @dataclass(frozen=True)

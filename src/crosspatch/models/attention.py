@@ -159,6 +159,15 @@ def _attend(
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *qkv, mask, **kwargs)
 
 
+def _pattern(
+    job: Job, module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, kwargs: Mapping[str, Any]
+) -> Float[Tensor, "batch head query key"]:
+    pattern = _attend(job, module, qkv, mask, kwargs, explicit=True)[1]
+    if pattern is None:
+        raise RuntimeError("the model's attention function gave no pattern")
+    return pattern
+
+
 def _attend_packed(
     job: Job, module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, kwargs: Mapping[str, Any]
 ) -> Float[Tensor, "1 token head d_head"]:
@@ -176,9 +185,10 @@ def _attend_packed(
             k, v = _with_past(job.keys, k, segment), _with_past(job.values, v, segment)
         end = segment.start + segment.span
         part = None if mask is None else mask[..., segment.start : end, :end]
-        result, pattern = _attend(job, module, (q, k, v), part, kwargs, explicit=job.see_pattern is not None)
-        if job.see_pattern is not None and pattern is not None:
-            job.see_pattern(index, pattern)
+        # What a block gives comes from the model's own kernel, asked for patterns or not: the same numbers to the bit.
+        result = _attend(job, module, (q, k, v), part, kwargs)[0]
+        if job.see_pattern is not None:
+            job.see_pattern(index, _pattern(job, module, (q, k, v), part, kwargs))
         out[0, first:last] = result.flatten(0, 1)
         first = last
     return out
@@ -200,11 +210,8 @@ def _attend_watched(
         mask = torch.full((query.shape[2], length), torch.finfo(query.dtype).min, device=query.device).triu(
             1 + length - query.shape[2]
         )
-    out, pattern = _attend(job, module, qkv, mask, kwargs, explicit=True)
-    if pattern is None:
-        raise RuntimeError("the model's attention function gave no pattern")
-    changed = job.watched[id(module)](pattern)
+    changed = job.watched[id(module)](_pattern(job, module, qkv, mask, kwargs))
     if changed is None:
-        return out, pattern
+        return _attend(job, module, qkv, mask, kwargs)
     groups = changed.shape[1] // value.shape[1]
     return (changed.to(value.dtype) @ value.repeat_interleave(groups, dim=1)).transpose(1, 2).contiguous(), changed

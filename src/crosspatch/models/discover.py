@@ -56,7 +56,7 @@ def discover(module: nn.Module) -> Anatomy:
     path = blocks_path(module)
     blocks = list(module.get_submodule(path))  # pyright: ignore[reportArgumentType]
     config = getattr(module, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config  # pyright: ignore[reportOptionalMemberAccess]
     model_type = getattr(text, "model_type", type(module).__name__)
     attention = next((name for name in ATTENTION if all(first_child(block, [name]) for block in blocks)), "")
     sizes = head_sizes(text, blocks[0], attention)
@@ -69,12 +69,12 @@ def discover(module: nn.Module) -> Anatomy:
         embedding=embedding,
         blocks=path,
         layers=len(blocks),
-        d_model=int(module.get_submodule(embedding).weight.shape[-1]),  # pyright: ignore[reportArgumentType]
+        d_model=int(module.get_submodule(embedding).weight.shape[-1]),  # pyright: ignore
         heads=sizes.heads,
         kv_heads=sizes.kv_heads,
         d_head=sizes.d_head,
         d_mlp=len(down.starts) if down else 0,
-        vocab=int(module.get_submodule(embedding).weight.shape[0]),  # pyright: ignore[reportArgumentType]
+        vocab=int(module.get_submodule(embedding).weight.shape[0]),  # pyright: ignore
         attention=attention,
         sequential=True,
         packed=False,

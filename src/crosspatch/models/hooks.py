@@ -1,6 +1,6 @@
 """Read and write the tensor at one side of a module, by hooks that leave with their block."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -59,7 +59,7 @@ def _after(visit: Visit, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
 
 
 @contextmanager
-def visiting(visits: list[tuple[nn.Module, Point, Visit]]) -> Iterator[None]:
+def visiting(visits: Sequence[tuple[nn.Module, Point, Visit]]) -> Iterator[None]:
     """Keep hooks on several points while the block runs; later entries see what earlier ones wrote.
 
     Hooks are removed however the block ends.
