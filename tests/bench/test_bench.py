@@ -123,7 +123,7 @@ def test_a_quick_run_measures_everything(tmp_path):
     assert all(each["peak"] >= each["loaded"] > 1e8 for each in found["memory"]["tiny"])
     assert found["machine"]["threads"] == 1
     assert found["provenance"]["versions"]["torch"]
-    assert found["settings"]["cells"] == 4
+    assert found["settings"]["cells"] == 3
 
 
 def test_peers_are_for_the_processor_in_single_precision():

@@ -125,12 +125,6 @@ def test_projection_is_as_precise_as_the_model():
     torch.testing.assert_close(rest + Project(basis, keep=True)(present), present, rtol=1e-13, atol=1e-13)
 
 
-def test_the_mean_of_half_precision_is_accumulated_in_single():
-    """A running sum in bfloat16 stops growing at 256."""
-    mean = Mean(torch.ones(4000, 2, dtype=torch.bfloat16))(torch.zeros(1, 3, 2, dtype=torch.bfloat16))
-    assert torch.equal(mean, torch.ones_like(mean))
-
-
 def test_a_draw_serves_all_positions_and_depends_on_the_seed():
     present, reference = torch.zeros(40, 3, 2), torch.arange(10.0)[:, None].expand(10, 2)
     drawn = Resample(reference, seed=1)(present)

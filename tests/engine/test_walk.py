@@ -71,7 +71,7 @@ def final_by_hand(name: str, site: Site, cell: Cell) -> Tensor:
     return kept[0][0, -1]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gemma3", "olmo2", "phi3", "falcon_40b", "bloom", "opt"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gemma3", "falcon_40b", "opt"])
 def test_final_streams_equal_one_forward_a_patch_in_double_precision(name: str) -> None:
     """All kinds mixed in one pass, to nine digits; only the pattern, which is single precision, is kept apart."""
     sites = sites_of(name, ZOO[name].kinds - {"logits", "attn.pattern"}, 40)
