@@ -133,10 +133,12 @@ def measure(build: Build, given: argparse.Namespace, into: Results) -> None:
     if not given.no_peers:
         cases = list(with_peers(model, cases, given, into.versions))
     into.cases += cases
-    if not given.no_growth:
+    # A quick run knows growth and memory at its first shape only.
+    rest = not given.quick or build.shape == given.shape[0]
+    if rest and not given.no_growth:
         into.growth += list(grow(model, build, given))
     del model
-    if not given.no_memory:
+    if rest and not given.no_memory:
         into.memory[build.shape] = list(footprints(build, given))
 
 

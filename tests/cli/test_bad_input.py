@@ -54,6 +54,20 @@ def test_bad_input_exits_with_2(case, call, tiny, here):
     assert [path.name for path in here.iterdir()] == ["file"]
 
 
+EARLY = ("no such task", "no such site", "an unfinished selection", "no such metric", "a setting without a value")
+EARLY += ("a setting that the task lacks", "a setting that has its own option", "a bad size", "no such task to check")
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_misspelled_words_are_found_before_the_model_is_opened(case, call, monkeypatch):
+    """A typing error costs no waiting: the model is not opened."""
+    words, told = CASES[case]
+    monkeypatch.setattr("crosspatch.models.open.open_model", lambda *_, **__: pytest.fail("the model was opened"))
+    result = call(*words)
+    assert result.exit_code == 2
+    assert all(words in result.stderr for words in told)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -74,6 +74,17 @@ def test_interrupted_demo_keeps_nothing(call, here, small_demo, monkeypatch):
     assert list(here.iterdir()) == []
 
 
+def test_demo_replaces_no_other_run(call, tiny, small_demo):
+    """A folder that the user names and that holds another run is refused."""
+    question = ("patch", tiny, "--task", "ioi", "--n", 2, "--require-accuracy", 0)
+    assert call(*question, "--out", "mine").exit_code == 0
+    result = call("demo", "--n", 2, "--out", "mine")
+    assert result.exit_code == 2
+    assert "mine holds another run" in result.stderr
+    assert call("demo", "--n", 2).exit_code in (0, 3)
+    assert call("demo", "--n", 3).exit_code in (0, 3)
+
+
 def test_same_heads_counts_what_is_on_both_lists():
     """Equal runs share all five; runs whose strong heads lie elsewhere share none of those."""
     from builders import make_effects

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,21 +59,34 @@ def test_interrupt_keeps_what_is_done(stopped):
     assert told["complete"] is False
     assert 0 < told["done"] < 1
     kept = Effects.load(folder / told["folder"])
-    assert 0 < np.isnan(kept.raw).sum() < kept.raw.size
+    left = int(np.isnan(kept.raw).sum())
+    assert told["done"] == pytest.approx(1 - left / told["plan"]["rows"])
     assert kept.warnings[0].startswith("Interrupted:")
 
 
 def test_interrupt_says_how_to_go_on(stopped, tiny):
     """The last line on standard error is a command that can be pasted."""
     _, _, out, err = stopped
-    assert f"are kept in {json.loads(out)['folder']}" in err
+    assert f"is kept in {json.loads(out)['folder']}" in err
     assert shlex.split(err.splitlines()[-1]) == ["crosspatch", "patch", str(tiny), *QUESTION, "--json", "--resume"]
+
+
+def test_list_of_runs_says_how_to_go_on(stopped, call, monkeypatch):
+    """`runs` shows how much is done and the command that continues it, and no finding from half of the numbers."""
+    folder, _, out, _ = stopped
+    monkeypatch.chdir(folder)
+    text, told = call("runs").stdout, json.loads(out)
+    assert "(interrupted, " in text
+    assert f"{told['done']:.0%} done. Continue with: {told['resume']}" in text
+    assert told["finding"] not in text
+    assert f"Continue with: {told['resume']}" in call("runs", "show", told["folder"]).stderr
 
 
 def test_resume_completes_to_identical_numbers(stopped, tiny, call, document, here):
     """The rest is run, and every number is that of a run without interruption, to the last bit."""
     folder, _, out, _ = stopped
-    part = folder / json.loads(out)["folder"]
+    part = here / "part"
+    shutil.copytree(folder / json.loads(out)["folder"], part)
     done = ~np.isnan(Effects.load(part).raw)
     told = document("patch", tiny, *QUESTION, "--resume", part)
     assert told["complete"] is True
@@ -166,6 +180,23 @@ def test_interruption_never_replaces_a_complete_run(call, document, tiny, here, 
     assert result.exit_code == 130
     assert "still holds the complete run" in result.stderr
     assert not np.isnan(Effects.load(here / folder).raw).any()
+
+
+def test_interrupt_after_the_sweep_loses_nothing(call, tiny, here, monkeypatch):
+    """Ctrl-C while the clean prompts are checked finds all effects saved already; --resume does what is left."""
+    with monkeypatch.context() as stopping:
+
+        def stop(model, task):
+            raise KeyboardInterrupt
+
+        stopping.setattr("crosspatch.tasks.check", stop)
+        assert call("patch", tiny, *QUESTION, "--metric", "logprob").exit_code == 130
+    (folder,) = (here / "runs").iterdir()
+    assert not np.isnan(Effects.load(folder).raw).any()
+    result = call("patch", tiny, *QUESTION, "--metric", "logprob", "--resume")
+    assert result.exit_code == 0, result.output
+    assert "is complete already" in result.stderr
+    assert (folder / "summary.json").is_file()
 
 
 def test_interrupt_before_the_sweep_leaves_nothing(call, tiny, here, monkeypatch):

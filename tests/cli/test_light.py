@@ -81,11 +81,13 @@ def test_help_fits_the_terminal(width):
 
 
 @pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_told_otherwise(given, found):
+def test_waiting_threads_sleep_unless_told_otherwise(given, found, monkeypatch):
     """The program lets waiting threads sleep, so that a busy machine does not slow it down; the user's word counts."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
     code = (
-        f"import os, sys\nos.environ.pop('OMP_WAIT_POLICY', None)\nif {given!r}:\n    os.environ['OMP_WAIT_POLICY'] = {given!r}\n"
-        "sys.argv = ['crosspatch', '--version']\nfrom crosspatch.cli import main\n"
+        "import os, sys\nsys.argv = ['crosspatch', '--version']\nfrom crosspatch.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    print('HEAVY', os.environ['OMP_WAIT_POLICY'])"
     )
     assert heavy_modules(code) == [found]

@@ -48,7 +48,7 @@ def test_interrupted_runs_are_marked(call, here):
     settings = {"complete": False}
     replace(effects, provenance={**effects.provenance, "settings": settings}).save(here / "runs" / "part")
     assert "(interrupted" in call("runs").stdout
-    assert "add --resume" in call("runs", "show", "runs/part").stderr
+    assert "and --resume" in call("runs", "show", "runs/part").stderr
 
 
 def test_a_damaged_run_does_not_hide_the_others(call, document, here, saved):
@@ -127,6 +127,13 @@ def test_report_as_markdown_can_be_pasted(call, saved):
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 22
     assert all(line.count("|") == table[0].count("|") for line in table)
+
+
+def test_report_has_one_use_of_standard_output(call, saved):
+    """--json and --out - cannot both have it."""
+    result = call("report", "runs/mine", "--format", "md", "--out", "-", "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "leave one of them out" in result.stderr
 
 
 def test_report_document_names_the_file(document, here, saved):

@@ -138,6 +138,14 @@ def test_an_eager_model_stays_eager_in_nested_contexts() -> None:
     torch.testing.assert_close(inner["attn.pattern[2, all]"], patterns[2])
 
 
+def test_no_context_turns_an_eager_model_to_sdpa() -> None:
+    """Layers that nobody watches keep the eager kernel too, in the inner of two contexts as in one."""
+    model, calls = open_model(module_of("llama", kernel="eager")), []
+    with spied("sdpa", calls.append), capture(model, "attn.pattern[0]"), capture(model, "attn.pattern[1]"):
+        logits(model.module, input_ids=IDS)
+    assert calls == []
+
+
 def test_a_pattern_is_replaced_by_hand() -> None:
     """Uniform attention of one head: the head gives the mean of the values up to the query."""
     model = opened("llama")

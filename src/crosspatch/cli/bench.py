@@ -9,7 +9,7 @@ import typer
 
 from crosspatch.cli import options as given
 from crosspatch.cli.estimate import clock
-from crosspatch.cli.question import make_task, open_model
+from crosspatch.cli.question import check_words, make_task, open_model
 from crosspatch.cli.say import CHECK_FAILED, Voice, error
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def bench(
     *,
     task: given.TaskOfBench = "ioi",
     sites: given.SitesOfBench = "resid.pre",
-    n: given.Pairs = 8,
+    n: given.Pairs = 4,
     seed: given.Seed = 0,
     settings: given.Settings = None,
     device: given.Device = None,
@@ -40,6 +40,7 @@ def bench(
     crosspatch bench gemma-3-270m
     """
     voice = Voice(json, quiet)
+    check_words(task, settings or (), sites=sites)
     opened = open_model(model, voice, device=device, dtype=dtype)
     made = make_task(task, opened, voice, n=n, seed=seed, settings=settings or ())
     from crosspatch.engine.measure import compare

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crosspatch.cli import options as given
-from crosspatch.cli.folder import Place, is_complete
+from crosspatch.cli.folder import Place, find_place, is_complete, writable
 from crosspatch.cli.question import Ask, Question, make_task, open_model, pose
 from crosspatch.cli.running import keep, run_question, tell_failed
 from crosspatch.cli.say import Voice
@@ -25,7 +25,7 @@ FOLDER = Path("crosspatch-demo")
 BEST = 5  # heads compared between the two seeds
 
 Open = Annotated[bool, typer.Option("--open/--no-open", help="Open the report in the browser.")]
-DemoOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder; a run that is there is replaced.")]
+DemoOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.")]
 
 
 def demo(
@@ -45,11 +45,15 @@ def demo(
     prompts, of the next seed, tell whether they find the same heads. It takes under a minute on two idle cores, and
     about a minute more the first time, for converting the model.
     """
-    voice, place = Voice(json, quiet), Place(out)
+    voice = Voice(json, quiet)
     model = open_model(MODEL, voice, device=device)
-    question, effects = _sweep(model, voice, sites=SITES, n=n, seed=seed)
-    _, again = _sweep(model, voice, sites=HEADS, n=n, seed=seed + 1)
-    outcome = keep(question, effects, place, top=10, report=True, required=0.5)
+    question = _pose(model, voice, sites=SITES, n=n, seed=seed)
+    # A folder that the user names may hold a run worth keeping; the demo's own holds a demo.
+    place = Place(out) if out == FOLDER else find_place(question, out=out, resume=None, voice=voice)
+    with writable(place.folder):
+        effects = _sweep(question, place, voice)
+        again = _sweep(_pose(model, voice, sites=HEADS, n=n, seed=seed + 1), place, voice)
+        outcome = keep(question, effects, place, top=10, report=True, required=0.5)
     heads = same_heads(outcome.effects, again)
     voice.document({**outcome.summary, "same_heads": heads})
     voice.show(*effects_text(outcome.effects, strongest(outcome.effects)))
@@ -60,13 +64,15 @@ def demo(
     raise typer.Exit(outcome.code)
 
 
-def _sweep(model: "Model", voice: Voice, *, sites: str, n: int, seed: int) -> "tuple[Question, Effects]":
-    task = make_task(TASK, model, voice, n=n, seed=seed)
-    question = pose(model, task, Ask(sites, "denoise", None))
-    effects = run_question(question, Place(FOLDER), voice)
+def _pose(model: "Model", voice: Voice, *, sites: str, n: int, seed: int) -> Question:
+    return pose(model, make_task(TASK, model, voice, n=n, seed=seed), Ask(sites, "denoise", None))
+
+
+def _sweep(question: Question, place: Place, voice: Voice) -> "Effects":
+    effects = run_question(question, place, voice)
     if not is_complete(effects):
         raise KeyboardInterrupt  # half of a demo is not worth keeping
-    return question, effects
+    return effects
 
 
 def strongest(effects: "Effects") -> "Top":

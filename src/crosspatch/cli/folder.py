@@ -126,10 +126,12 @@ def is_complete(effects: "Effects") -> bool:
 
 
 def done_share(effects: "Effects") -> float:
-    """Give the share of patches that have a value."""
+    """Give the share of the work that was done: of the patches that must be run, not of those known to be zero."""
     import numpy as np
 
-    return float((~np.isnan(effects.raw)).mean())
+    plan = effects.provenance.get("settings", {}).get("plan", {})
+    rows, zero = plan.get("rows", effects.raw.size), plan.get("zero", 0)
+    return min(max(int((~np.isnan(effects.raw)).sum()) - zero, 0) / max(rows, 1), 1.0)
 
 
 @contextmanager

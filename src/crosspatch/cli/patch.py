@@ -8,7 +8,7 @@ import typer
 
 from crosspatch.cli import options as given
 from crosspatch.cli.folder import default_folder, find_place, writable
-from crosspatch.cli.question import Ask, Question, make_task, open_model, parse_size, pose
+from crosspatch.cli.question import Ask, Question, check_words, make_task, open_model, parse_size, pose
 from crosspatch.cli.running import keep, run_question, tell_failed, tell_interrupted
 from crosspatch.cli.say import INTERRUPTED, Voice
 from crosspatch.cli.show import effects_text, ending
@@ -49,6 +49,7 @@ def patch(
     crosspatch patch gemma-3-270m --task ioi --set template=0 --dry-run
     """
     voice, room = Voice(json, quiet), parse_size(memory)
+    check_words(task, settings or (), sites=sites, metric=metric)
     opened = open_model(model, voice, device=device, dtype=dtype)
     made = make_task(task, opened, voice, n=n, seed=seed, settings=settings or ())
     question = pose(opened, made, Ask(sites, direction.value, metric))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crosspatch.cli.options import METRICS
 from crosspatch.cli.say import Voice
 from crosspatch.core.errors import BadInput, UnknownName
 
@@ -55,6 +56,23 @@ class Question:
 
         given = {"sites": self.ask.sites, "direction": self.ask.direction, "metric": self.ask.metric}
         return patch(self.model, self.task, options=options, **given)
+
+
+def check_words(task: str, settings: Sequence[str], *, sites: str, metric: str | None = None) -> None:
+    """Find what is misspelled before a model is opened, which takes seconds.
+
+    Raises UnknownName for a task, an option of it, a kind of site or a metric that does not exist, and BadInput for
+    texts that cannot be read.
+    """
+    from crosspatch.sites import parse
+    from crosspatch.tasks import TASKS
+
+    if task not in TASKS:
+        raise UnknownName.of("task", task, TASKS, hint="See `crosspatch tasks`.")
+    read_settings(task, settings)
+    parse(sites)
+    if metric is not None and metric not in METRICS:
+        raise UnknownName.of("metric", metric, METRICS)
 
 
 def open_model(name: str, voice: Voice, *, device: str | None = None, dtype: str | None = None) -> "Model":

@@ -14,6 +14,7 @@ from crosspatch.cli import options as given
 from crosspatch.cli.folder import PAGE
 from crosspatch.cli.say import Voice, to_json
 from crosspatch.cli.show import ending, row_of, summary_of, title
+from crosspatch.core.errors import BadInput
 
 if TYPE_CHECKING:
     from crosspatch.engine.effects import Effects
@@ -61,10 +62,12 @@ def report(
 
     voice, effects = Voice(json, quiet), Effects.load(folder)
     text = _WRITERS[form](effects)
-    if out == STANDARD_OUTPUT and not json:
+    if out == STANDARD_OUTPUT and json:
+        raise BadInput("--json and --out - both want standard output: leave one of them out.")
+    if out == STANDARD_OUTPUT:
         sys.stdout.write(text)
         return
-    path = out if out is not None and out != STANDARD_OUTPUT else folder / _NAMES[form]
+    path = folder / _NAMES[form] if out is None else out
     write_whole(path, text.encode("utf-8", errors="replace"))
     voice.document({"format": form.value, "path": path, "finding": effects.finding()})
     voice.show(*ending(effects, folder, path))

@@ -65,7 +65,7 @@ def short(count: float | int) -> str:
 def run_question(
     question: Question, place: Place, voice: Voice, *, memory: int | None = None, tokens: int | None = None
 ) -> "Effects":
-    """Say the plan and run it, or what is left of it; say how to go on if Ctrl-C ended it early.
+    """Say the plan and run it, or what is left of it. Ctrl-C ends it early, with effects that are not complete.
 
     A run that was complete already is not run again if it is resumed.
     """
@@ -106,6 +106,8 @@ def keep(question: Question, effects: "Effects", place: Place, *, top: int, repo
     """
     if not is_complete(effects):
         return _keep_part(effects, place, top=top)
+    with writable(place.folder):
+        effects.save(place.folder)  # first of all: what follows may run the model, and be interrupted
     accuracy = clean_accuracy(question, effects)
     effects = _with_setting(effects, "clean_accuracy", accuracy)
     check = accuracy_check(accuracy, required)
@@ -122,7 +124,8 @@ def keep(question: Question, effects: "Effects", place: Place, *, top: int, repo
 
 def _keep_part(effects: "Effects", place: Place, *, top: int) -> Outcome:
     kept = not place.complete
-    more = {"done": done_share(effects), "folder": place.folder if kept else None, "report": None}
+    again = resume_command(sys.argv[1:])
+    more = {"done": done_share(effects), "resume": again, "folder": place.folder if kept else None, "report": None}
     summary = summary_of(effects, top=top, more=more)
     if kept:
         effects.save(place.folder)
@@ -130,14 +133,14 @@ def _keep_part(effects: "Effects", place: Place, *, top: int) -> Outcome:
     return Outcome(effects, None, summary, INTERRUPTED)
 
 
-def tell_interrupted(outcome: Outcome, place: Place, arguments: Sequence[str] | None = None) -> None:
+def tell_interrupted(outcome: Outcome, place: Place) -> None:
     """Say on standard error what is kept of an interrupted run, and the command that continues it."""
-    share = f"{done_share(outcome.effects):.0%} of the patches were done"
+    share = f"{done_share(outcome.effects):.0%} of the work was done"
     if place.complete:
         error(f"{share}. {place.folder} still holds the complete run that was there before.", label="interrupted")
         return
-    error(f"{share} and are kept in {place.folder}. Continue with:", label="interrupted")
-    sys.stderr.write(f"  {resume_command(sys.argv[1:] if arguments is None else arguments)}\n")
+    error(f"{share} and is kept in {place.folder}. Continue with:", label="interrupted")
+    sys.stderr.write(f"  {outcome.summary['resume']}\n")
 
 
 def resume_command(arguments: Sequence[str]) -> str:

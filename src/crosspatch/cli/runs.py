@@ -12,7 +12,7 @@ from crosspatch.cli.say import BAD_INPUT, Voice, error
 from crosspatch.cli.show import effects_text, ending, summary_of
 from crosspatch.core.errors import CrosspatchError
 
-LISTED = ("model", "task", "n", "direction", "metric", "complete", "time", "finding")
+LISTED = ("model", "task", "n", "direction", "metric", "complete", "done", "resume", "time", "finding")
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 HELP = """List the runs in ./runs, show one again, or remove one.
@@ -60,7 +60,7 @@ def show_run(
     voice.show(*effects_text(effects, effects.top(top)))
     voice.show(*ending(effects, folder, page))
     if not is_complete(effects):
-        voice.say("this run was interrupted: add --resume to the command that started it.")
+        voice.say(f"interrupted: {_how_to_go_on(read_summary(folder))}")
 
 
 @runs_app.command("remove")
@@ -91,11 +91,18 @@ def _line(folder: Path) -> dict[str, Any]:
     return {"folder": str(folder), **{name: summary.get(name) for name in LISTED}}
 
 
+def _how_to_go_on(run: dict[str, Any]) -> str:
+    """Say how much of an interrupted run is done and how it is continued: what it shows so far is no finding."""
+    done = f"{run['done']:.0%} done. " if run.get("done") is not None else ""
+    return f"{done}Continue with: {run.get('resume') or 'the command that started it, and --resume'}"
+
+
 def run_text(run: dict[str, Any]) -> str:
     """Write a run as lines: its folder, what it was, what it found."""
     if "damaged" in run:
         return f"{run['folder']}\n  damaged: {run['damaged']}\n"
     state = "complete" if run["complete"] else "interrupted"
     when = str(run["time"] or "").replace("T", " ")[:16]
+    told = run["finding"] if run["complete"] else _how_to_go_on(run)
     what = f"{run['model']} · {run['task']}, {run['n']} pairs · {run['direction']} · {run['metric']}"
-    return f"{run['folder']}  ({state}, {when})\n  {what}\n  {run['finding']}\n"
+    return f"{run['folder']}  ({state}, {when})\n  {what}\n  {told}\n"
