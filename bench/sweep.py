@@ -42,7 +42,7 @@ FULL = {
     "cells": 12,
     "repeat": 5,
 }
-QUICK = {**FULL, "pairs": [1], "texts": ["second", "one"], "cells": 3, "repeat": 2}
+QUICK = {**FULL, "sites": ["resid.pre"], "pairs": [1], "texts": ["second", "one"], "cells": 4, "repeat": 2}
 GROWTH = {"pairs": [1, 2, 4, 8, 16, 32], "length": [15, 30, 60, 120, 240], "layers": [6, 12, 18, 24]}
 QUICK_GROWTH = {"pairs": [1, 4], "length": [15, 30], "layers": [6, 12]}
 # A GPU is not full before this many pairs.

@@ -5,6 +5,7 @@ import os
 # Before torch or transformers are imported: tests never reach for a hub, and two workers must not fight over cores.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 

@@ -105,7 +105,8 @@ def run(*options):
 def test_a_quick_run_measures_everything(tmp_path):
     """One run on a tiny model: equal numbers in each case, memory, growth, the machine, tables and JSON."""
     out = tmp_path / "sweep.json"
-    done = run("--quick", "--no-peers", "--shape", "tiny", "--threads", "1", "--out", str(out))
+    sites = ("--sites", "resid.pre", "attn.head")
+    done = run("--quick", "--no-peers", "--shape", "tiny", *sites, "--threads", "1", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert all(text in done.stdout for text in ("one batch a layer", "chained", "peak memory", "growth", "written:"))
     found = json.loads(out.read_text())
@@ -123,7 +124,7 @@ def test_a_quick_run_measures_everything(tmp_path):
     assert all(each["peak"] >= each["loaded"] > 1e8 for each in found["memory"]["tiny"])
     assert found["machine"]["threads"] == 1
     assert found["provenance"]["versions"]["torch"]
-    assert found["settings"]["cells"] == 3
+    assert found["settings"]["cells"] == 4
 
 
 def test_peers_are_for_the_processor_in_single_precision():

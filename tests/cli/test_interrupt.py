@@ -208,5 +208,5 @@ def test_interrupt_before_the_sweep_leaves_nothing(call, tiny, here, monkeypatch
     monkeypatch.setattr("crosspatch.models.open.open_model", stop)
     result = call("patch", tiny, *QUESTION)
     assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1].startswith("stopped: interrupted before")
+    assert result.stderr.splitlines()[-1].startswith("interrupted: what was not saved yet")
     assert list(here.iterdir()) == []

@@ -49,7 +49,7 @@ class Verbs(TyperGroup):
             error(str(problem))
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
-            error("interrupted before there was anything to keep.", label="stopped")
+            error("what was not saved yet is lost.", label="interrupted")
             raise typer.Exit(INTERRUPTED) from None
 
 

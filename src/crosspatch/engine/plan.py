@@ -12,7 +12,7 @@ from crosspatch.models.model import Model
 
 GIB = 1 << 30
 # Beyond this many tokens a matrix product on a processor gains nothing, and memory is only spent.
-TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 1 << 18}
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 18}
 
 
 @dataclass(frozen=True)
