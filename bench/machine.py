@@ -19,6 +19,7 @@ def describe(given: argparse.Namespace) -> dict[str, Any]:
         "cpu_features": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "gpu": cuda,
         "load": os.getloadavg()[0],
     }

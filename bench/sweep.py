@@ -9,6 +9,7 @@ Ways: one pass (crosspatch's public API), one forward a site (plain hooks, all l
 last logits only), TransformerLens and nnsight. The slow ways run a random sample of sites (`--cells`), and the seconds
 of all are extrapolated. Each repetition runs every way once, in turns. A way whose numbers differ gets no ratio, and
 the exit status is 3. Results go to tables and to JSON. Memory is read from /proc, on Linux only (else: --no-memory).
+Beside other work set OMP_WAIT_POLICY=PASSIVE: threads that spin while they wait slow every way, short calls most.
 """
 
 import argparse
@@ -83,13 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = Results([], {}, [], {})
     for shape in given.shape:
         measure(Build(shape, given.device, given.dtype, given.seed, given.real), given, into=results)
-    document = {**describe(given), "settings": vars(given) | {"out": given.out.name}, **as_json(results)}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        document = write(results, given)
     show(results, document)
     print(f"written: {given.out}")
     if any(differ(case) for case in results.cases):
         sys.exit(3)
+
+
+def write(results: Results, given: argparse.Namespace) -> dict[str, Any]:
+    """Write what has been measured so far as JSON, and return it."""
+    document = {**describe(given), "settings": vars(given) | {"out": given.out.name}, **as_json(results)}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return document
 
 
 def differ(case: Case) -> bool:

@@ -127,6 +127,19 @@ def test_an_odd_head_is_read_through_the_models_own_forward() -> None:
             assert effects.raw[0, j] == pytest.approx(float(scores[0] - scores[1]), abs=1e-5)
 
 
+def test_an_embedding_narrower_than_the_stream() -> None:
+    """OPT can project its embedding up and its stream down: the width is the stream's, and patches are right."""
+    module = fresh("opt", word_embed_proj_dim=16)
+    model, pair = open_model(module), make_pair(6, (2,))
+    assert (model.anatomy.d_model, model.anatomy.readout.direct) == (32, True)
+    effects = patch(
+        model, make_task(pair), sites=[Site(kind, 1, None, 3) for kind in ("resid.pre", "attn.in", "mlp.in")]
+    )
+    block = module.model.decoder.layers[1]
+    slow = [by_hand(module, part, "in", pair, 3) for part in (block, block.self_attn, block.fc1)]
+    assert effects.raw[:, 0].tolist() == pytest.approx(slow, abs=1e-4 * max(map(abs, slow)))
+
+
 def test_an_mlp_that_reads_other_tokens_loses_its_input() -> None:
     """A patch of its input acts on other tokens, which a sweep does not expect; its output stays."""
     anatomy = proved(handmade(leaky=True))

@@ -44,8 +44,9 @@ class Pair:
 class Task:
     """Hold pairs, the metric to score them by, and the settings that made them.
 
-    `tokens` are the display strings of each clean prompt's tokens, one tuple a pair. Raises BadInput without pairs or
-    if `tokens` does not match them.
+    `tokens` are the display strings of each clean prompt's tokens, one tuple a pair. `alternatives` names other corrupt
+    prompts for the same clean ones, such as "ABC" of IOI, one token-id tuple a pair. Raises BadInput without pairs or
+    if `tokens` or `alternatives` do not match them.
     """
 
     name: str
@@ -53,12 +54,16 @@ class Task:
     metric: str = "logit_diff"
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
     tokens: tuple[tuple[str, ...], ...] = ()
+    alternatives: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.pairs:
             raise BadInput(f"task {self.name!r} has no pairs: give at least one example.")
         if self.tokens and [len(row) for row in self.tokens] != [len(pair.clean) for pair in self.pairs]:
             raise BadInput(f"task {self.name!r}: tokens must hold one string for each token of each clean prompt.")
+        for name, prompts in self.alternatives.items():
+            if [len(prompt) for prompt in prompts] != [len(pair.clean) for pair in self.pairs]:
+                raise BadInput(f"task {self.name!r}: alternative {name!r} must hold a prompt as long as each clean one.")
 
     def __len__(self) -> int:
         return len(self.pairs)
