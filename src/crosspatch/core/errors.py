@@ -9,6 +9,7 @@ CrosspatchError
 ├── CorruptFile      a cache or result file whose content is not what was written
 ├── NotFinite        NaN or infinity where a number is needed
 ├── MemoryShortage   even the smallest piece of work does not fit
+├── DiskFull         no room for results; what was finished is kept
 ├── MissingExtra     an optional package that this job needs
 └── Interrupted      stopped by the user; what was done is kept
 """
@@ -59,6 +60,10 @@ class NotFinite(CrosspatchError, ArithmeticError):
 
 class MemoryShortage(CrosspatchError, MemoryError):
     """Even the smallest piece of work does not fit in memory."""
+
+
+class DiskFull(CrosspatchError, OSError):
+    """There is no room on disk for results; what was finished is kept."""
 
 
 class MissingExtra(CrosspatchError, ImportError):
