@@ -10,10 +10,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from crosspatch.tasks import lexicon
 from crosspatch.tasks.lexicon import CAPITAL_TEMPLATES, CAPITALS, IOI_TEMPLATES, NAMES, OBJECTS, PLACES
+from crosspatch.tasks.lexicon_facts import FACTS
 from crosspatch.tasks.pair import Task
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,'-áó▁"
+SIGNS = '+=:()?"\n'
 SLOTS = {"{first}", "{second}", "{giver}", "{place}", "{object}", "{city}"}
 
 
@@ -24,8 +27,28 @@ def lexicon_words() -> list[str]:
     return sorted(words | {*NAMES, *PLACES, *OBJECTS})
 
 
+def all_words() -> list[str]:
+    """List the words of every generator: those above, all word lists, the facts, wordings and capital letters."""
+    lists = [words for name in vars(lexicon) if name.isupper() for words in [vars(lexicon)[name]]]
+    plain = {part for words in lists for word in words for part in ([word] if isinstance(word, str) else word)}
+    told = {wording for wording, _ in FACTS.values()} | {
+        part for _, known in FACTS.values() for fact in known for part in fact
+    }
+    frames = (
+        "said that was late because Yesterday Today smiled when is are has have were lasted from year Box man woman"
+    )
+    parts = {
+        word.strip(".,")
+        for text in (*plain, *told, frames, "she he that contains param What colour Answer")
+        for word in text.split()
+    }
+    rest = {word for word in parts if "{" not in word} | set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    return [*lexicon_words(), *sorted(rest - set(lexicon_words()))]
+
+
 def piece_tokenizer(
     *,
+    everything: bool = False,
     bos: bool = True,
     eos: bool = False,
     prefix: str = "never",
@@ -35,10 +58,12 @@ def piece_tokenizer(
     """Make a tokenizer of word pieces with ▁ for a space, as Gemma (prefix "never") and Llama ("always") have.
 
     Words of the generators are single tokens after a space, those in `without` split into letters; a word at the
-    start of a text, without its space, splits too under "never". `extra` adds pieces.
+    start of a text, without its space, splits too under "never". `extra` adds pieces, `everything` the words of all
+    generators instead of those of IOI and capitals.
     """
-    whole = [f"▁{word}" for word in lexicon_words() if word not in set(without)]
-    pieces = dict.fromkeys(["<unk>", "<s>", "</s>", "<pad>", *whole, *extra, *LETTERS])
+    whole = [f"▁{word}" for word in (all_words() if everything else lexicon_words()) if word not in set(without)]
+    signs = SIGNS if everything else ""
+    pieces = dict.fromkeys(["<unk>", "<s>", "</s>", "<pad>", *whole, *extra, *LETTERS, *signs])
     scores = [(piece, -20.0 if len(piece) == 1 else -1.0) for piece in pieces]
     core = Tokenizer(models.Unigram(scores, unk_id=0))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix, split=not extra)
@@ -47,22 +72,27 @@ def piece_tokenizer(
 
 
 @cache
-def byte_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+def byte_tokenizer(bos: bool = False, everything: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on the generators' own words, as GPT-2 has (Ġ for a space)."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=6000, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=12_000 if everything else 6000,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
-    core.train_from_iterator([f" {word}" for word in lexicon_words()] * 4, trainer)
+    words = all_words() if everything else lexicon_words()
+    core.train_from_iterator([f" {word}" for word in words] * 4, trainer)
     return _finish(core, bos=bos, eos=False, unk=None)
 
 
-def word_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
+def word_tokenizer(bos: bool = True, everything: bool = False) -> PreTrainedTokenizerFast:
     """Make a tokenizer of whole words that forgets spaces, as toy models have."""
-    vocabulary = ["<unk>", "<s>", "</s>", "<pad>", ",", ".", "-", *lexicon_words()]
+    words = all_words() if everything else lexicon_words()
+    vocabulary = ["<unk>", "<s>", "</s>", "<pad>", ",", ".", "-", *words]
     core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     return _finish(core, bos=bos, eos=False)

@@ -10,38 +10,54 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosspatch import metrics, tasks
+    from crosspatch import attribution, lenses, metrics, tasks
     from crosspatch.core.errors import CrosspatchError
     from crosspatch.engine import (
+        Ablation,
         Add,
         Effects,
         Mean,
         Noise,
         Options,
+        Paths,
         Plan,
         Project,
         Replace,
         Resample,
         Scale,
         Zero,
+        ablate,
         capture,
+        cuts,
+        group,
         patch,
+        patch_metrics,
         patch_modules,
+        path_patch,
         plan_patch,
+        split_effects,
+        summed,
+        windows,
         write,
     )
     from crosspatch.models import Model, open_model
-    from crosspatch.sites import Site, parse_site
+    from crosspatch.referee import AuditPlan, audit
+    from crosspatch.sites import Edge, Group, Site, parse_site
 
 # Importing crosspatch must stay instant: torch is loaded by the first name that needs it.
 _HOME = {
+    "Ablation": "crosspatch.engine",
     "Add": "crosspatch.engine",
+    "AuditPlan": "crosspatch.referee",
     "CrosspatchError": "crosspatch.core.errors",
+    "Edge": "crosspatch.sites",
     "Effects": "crosspatch.engine",
+    "Group": "crosspatch.sites",
     "Mean": "crosspatch.engine",
     "Model": "crosspatch.models",
     "Noise": "crosspatch.engine",
     "Options": "crosspatch.engine",
+    "Paths": "crosspatch.engine",
     "Plan": "crosspatch.engine",
     "Project": "crosspatch.engine",
     "Replace": "crosspatch.engine",
@@ -49,23 +65,37 @@ _HOME = {
     "Scale": "crosspatch.engine",
     "Site": "crosspatch.sites",
     "Zero": "crosspatch.engine",
+    "ablate": "crosspatch.engine",
+    "audit": "crosspatch.referee",
     "capture": "crosspatch.engine",
+    "cuts": "crosspatch.engine",
+    "group": "crosspatch.engine",
     "open_model": "crosspatch.models",
     "parse_site": "crosspatch.sites",
     "patch": "crosspatch.engine",
+    "patch_metrics": "crosspatch.engine",
     "patch_modules": "crosspatch.engine",
+    "path_patch": "crosspatch.engine",
     "plan_patch": "crosspatch.engine",
+    "split_effects": "crosspatch.engine",
+    "summed": "crosspatch.engine",
+    "windows": "crosspatch.engine",
     "write": "crosspatch.engine",
 }
-_FLOORS = ("metrics", "tasks")
+_FLOORS = ("attribution", "lenses", "metrics", "tasks")
 __all__ = [
+    "Ablation",
     "Add",
+    "AuditPlan",
     "CrosspatchError",
+    "Edge",
     "Effects",
+    "Group",
     "Mean",
     "Model",
     "Noise",
     "Options",
+    "Paths",
     "Plan",
     "Project",
     "Replace",
@@ -73,15 +103,26 @@ __all__ = [
     "Scale",
     "Site",
     "Zero",
+    "ablate",
+    "attribution",
+    "audit",
     "capture",
+    "cuts",
+    "group",
+    "lenses",
     "load",
     "metrics",
     "open_model",
     "parse_site",
     "patch",
+    "patch_metrics",
     "patch_modules",
+    "path_patch",
     "plan_patch",
+    "split_effects",
+    "summed",
     "tasks",
+    "windows",
     "write",
 ]
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crosspatch.core.errors import BadInput
-from crosspatch.engine.cells import Cell, Extents
+from crosspatch.engine.cells import Cell, Extents, Part
 from crosspatch.engine.patching import patch, plan_patch
 from crosspatch.engine.plan import (
     GIB,
@@ -82,10 +82,10 @@ def test_work_of_a_row() -> None:
         ("attn.head", 1, (4, 5, 6), 3 + 1 * 6),
         ("attn.v", 1, (4,), 2 * 6),
     ):
-        cell = Cell(0, 0, kind, layer, None, positions)
+        cell = Cell(0, 0, (Part(kind, layer, None, positions),))
         assert row_work(cell, extents, anatomy) == expected, kind
         assert width_of(cell, extents, anatomy) == 6
-    assert width_of(Cell(0, 0, "resid.pre", 0, None, (4,)), extents, opened("bloom").anatomy) == 10
+    assert width_of(Cell(0, 0, (Part("resid.pre", 0, None, (4,)),)), extents, opened("bloom").anatomy) == 10
 
 
 CELLS = st.tuples(
@@ -97,7 +97,7 @@ CELLS = st.tuples(
 def test_packs_hold_every_cell_once_and_no_more_than_fits(drawn: list[tuple[int, str, int, int]], tokens: int) -> None:
     """Later layers come first, and a pack is over its size only if it is a single row."""
     anatomy, extents = opened("llama").anatomy, Extents((6, 8, 12), (0, 0, 0), ((5,), (7,), (11,)))
-    found = [Cell(i, pair, kind, layer, None, (at,)) for i, (pair, kind, layer, at) in enumerate(drawn)]
+    found = [Cell(i, pair, (Part(kind, layer, None, (at,)),)) for i, (pair, kind, layer, at) in enumerate(drawn)]
     packs = list(packs_of(found, extents, anatomy, tokens))
     flat = [cell for pack in packs for cell in pack]
     assert sorted(flat, key=lambda cell: cell.site) == found

@@ -133,7 +133,7 @@ def test_rows_are_scored_in_any_number_at_once(metric: str) -> None:
     model, pairs = opened("llama"), pairs_of()
     stream = torch.randn(7, 1, 32, generator=torch.Generator().manual_seed(0))
     owners = torch.tensor([0, 1, 0, 0, 1, 1, 0])
-    whole = Scorer(model, get_metric(metric), targets_of(pairs, CPU))
+    whole = Scorer(model, (get_metric(metric),), targets_of(pairs, CPU))
     parts = replace(whole, rows_at_once=2)
     with torch.inference_mode():
         torch.testing.assert_close(parts(stream, owners), whole(stream, owners))

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from crosspatch.core.errors import MemoryShortage, NotFinite
 from crosspatch.core.progress import SilentProgress
+from crosspatch.engine.attempt import Attempt
 from crosspatch.engine.cells import cells_of
 from crosspatch.engine.effects import Effects
 from crosspatch.engine.patching import patch, plan_patch
-from crosspatch.engine.sweep import Attempt, Options, Sweep
+from crosspatch.engine.sweep import Options, Sweep
 from crosspatch.metrics import Readout, get_metric, metric_from
 from crosspatch.models.model import Model
 from crosspatch.models.open import open_model
@@ -59,7 +60,7 @@ def test_what_is_not_run_is_zero_by_hand(name: str) -> None:
         for layer in (0, 2)
         for at in (1, 2, -2, "all")
     ]
-    sweep = Sweep(model, uneven(), sites, get_metric("logit_diff"), "denoise", Options())
+    sweep = Sweep(model, uneven(), sites, (get_metric("logit_diff"),), "denoise", Options())
     zeros = [(sites[i], j) for i, j, cell in cells_of(sites, uneven(), sweep.extents, model.anatomy) if cell is None]
     assert len(zeros) > 60
     for site, j in zeros[:: len(zeros) // 60]:

@@ -38,9 +38,9 @@ def sites_of(name: str, kinds: set[str], count: int) -> list[Site]:
 
 def walk(model: Model, sites: list[Site]) -> tuple[list[Cell], list[Tensor]]:
     """Walk all cells of a denoising sweep in one pack; return them and their final streams `[read, d_model]`."""
-    sweep = Sweep(model, uneven(), sites, get_metric("logit_diff"), "denoise", Options())
+    sweep = Sweep(model, uneven(), sites, (get_metric("logit_diff"),), "denoise", Options())
     cells = [cell for *_, cell in cells_of(sites, uneven(), sweep.extents, model.anatomy) if cell is not None]
-    prompts = [sweep.prompts(which, range(3)) for which in ("base", "source")]
+    prompts = [sweep.lane(which, range(3)).prompts for which in ("base", "source")]
     with workbench(model, prompts[0]) as bench:
         lanes = [Lane(prompts[0]), Lane(prompts[1], sweep.kinds, sweep.extents.differ)]
         found = list(Walk(bench, *run_lanes(bench, lanes), sweep.extents, cells).run())
@@ -57,7 +57,7 @@ def final_by_hand(name: str, site: Site, cell: Cell) -> Tensor:
 
     def write(present: Tensor) -> Tensor:
         flat = present.clone().reshape(-1, present.shape[-1])
-        for position in cell.positions:
+        for position in cell.parts[0].positions:
             flat[position, columns] = value[position, columns]
         return flat.reshape(present.shape)
 
@@ -96,7 +96,7 @@ def test_one_walk_calls_each_block_once(name: str) -> None:
     module = fresh(name)
     model = open_model(module)
     sites = sites_of(name, ZOO[name].kinds - {"logits"}, 50)
-    sweep = Sweep(model, uneven(), sites, get_metric("logit_diff"), "denoise", Options())
+    sweep = Sweep(model, uneven(), sites, (get_metric("logit_diff"),), "denoise", Options())
     calls: Counter[int] = Counter()
     seen: Counter[int] = Counter()
     part = model.anatomy.points["attn.head"].path

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from crosspatch.core.errors import BadInput, UnknownName
 from crosspatch.metrics import METRICS, Metric, Readout, get_metric, metric_from
-from naive.metrics import naive_kl, naive_logit_diff, naive_prob, naive_rank
+from naive.metrics import (
+    naive_divergence,
+    naive_kl,
+    naive_logit_diff,
+    naive_prob,
+    naive_prob_diff,
+    naive_rank,
+    naive_relative_change,
+)
 
 VOCAB = 7
 logit = st.floats(-30, 30, width=32).map(lambda x: round(x, 3))
@@ -42,9 +50,9 @@ def readout(table, cuts, reference=None, *, padding=0, junk=0.0, dtype=torch.flo
         mask = index >= 0
         return logits.gather(1, index.clamp(min=0)).masked_fill(~mask, junk), mask, index
 
-    (right, right_mask, ids), (wrong, wrong_mask, _) = side(0), side(1)
+    (right, right_mask, ids), (wrong, wrong_mask, wrong_ids) = side(0), side(1)
     told = None if reference is None else torch.log_softmax(torch.tensor(reference), -1)
-    return Readout(right, wrong, right_mask, wrong_mask, ids, logits, told)
+    return Readout(right, wrong, right_mask, wrong_mask, ids, logits, told, wrong_ids, told)
 
 
 def score(name, out):
@@ -65,6 +73,17 @@ def test_metrics_equal_their_definitions(example):
         "logprob": [math.log(naive_prob(row, r)) for row, (r, _) in pairs],
         "rank": [naive_rank(row, r) for row, (r, _) in pairs],
         "kl": [naive_kl(told.tolist(), row) for told, row in zip(out.reference.double(), table, strict=True)],
+    }
+    naive |= {
+        "logit_diff_sum": [math.fsum(row[i] for i in r) - math.fsum(row[i] for i in w) for row, (r, w) in pairs],
+        "prob_diff": [naive_prob_diff(row, r, w) for row, (r, w) in pairs],
+        "kl_reverse": [
+            naive_divergence(row, told.tolist()) for told, row in zip(out.base.double(), table, strict=True)
+        ],
+        "accuracy": [float(max(row[i] for i in r) > max(row[i] for i in w)) for row, (r, w) in pairs],
+        "stolfo": [
+            naive_relative_change(told.tolist(), row, r, w) for told, (row, (r, w)) in zip(out.base, pairs, strict=True)
+        ],
     }
     assert set(naive) == set(METRICS)
     for name, expected in naive.items():
@@ -207,10 +226,15 @@ def test_kl_refuses_without_the_clean_run():
 
 def test_the_table_of_metrics_tells_the_engine_what_each_needs():
     """What a metric reads is what it declares."""
-    assert {name for name, metric in METRICS.items() if metric.needs == "vocab"} == {"prob", "logprob", "kl", "rank"}
-    assert {name for name, metric in METRICS.items() if metric.needs_reference} == {"kl"}
+    assert {name for name, metric in METRICS.items() if metric.needs == "answers"} == {
+        *("logit_diff", "logit_diff_sum", "right_logit")
+    }
+    assert {name for name, metric in METRICS.items() if metric.needs_reference} == {"kl", "kl_reverse"}
+    assert {name for name, metric in METRICS.items() if metric.needs_base} == {"stolfo"}
     assert {name for name, metric in METRICS.items() if metric.sums_over_answer_tokens} == {"logprob"}
-    assert {name for name, metric in METRICS.items() if metric.needs_wrong} == {"logit_diff"}
+    assert {name for name, metric in METRICS.items() if metric.needs_wrong} == {
+        *("logit_diff", "logit_diff_sum", "prob_diff", "stolfo")
+    }
     assert all(metric.name == name and metric.unit and metric.note for name, metric in METRICS.items())
 
 

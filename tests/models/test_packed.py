@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from crosspatch.engine.patching import patch
-from crosspatch.engine.walk import needed_kinds
+from crosspatch.engine.writing import needed_kinds
 from crosspatch.models.attention import Segment
 from crosspatch.models.open import open_model
 from crosspatch.models.packed import positions_of

@@ -4,7 +4,7 @@ import pytest
 
 from builders_tasks import StubModel
 from crosspatch.core.errors import MissingExtra
-from crosspatch.tasks import capitals, check, ioi
+from crosspatch.tasks import TASKS, capitals, check, get_task, ioi
 from crosspatch.tasks.lexicon import IOI_TEMPLATES, NAMES
 
 pytestmark = pytest.mark.gemma
@@ -49,3 +49,48 @@ def test_gemma_knows_capitals(gemma):
     report = check(gemma, task)
     assert report.accuracy == 1.0
     assert report.logit_diff > 10
+
+
+# task, options, (least accuracy, least logit difference, most on corrupt prompts)
+DONE = [
+    ("greater_than", {}, (0.95, 2.0, 0.0)),
+    ("docstring", {}, (0.8, 3.5, 0.5)),
+    ("induction", {}, (0.9, 5.0, -4.0)),
+    ("facts", {}, (0.9, 4.5, -4.0)),
+    ("sva", {"form": "simple"}, (0.95, 4.0, -4.0)),
+    ("sva", {"form": "phrase"}, (0.8, 1.5, -1.5)),
+    ("sva", {"form": "clause"}, (0.9, 1.5, -1.5)),
+    ("gender_bias", {}, (0.6, 0.5, -2.0)),
+    ("gender_bias", {"form": "name"}, (0.95, 3.0, -3.0)),
+    ("arithmetic", {}, (0.7, 2.0, -2.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "limits"), DONE)
+def test_gemma_does_what_it_can(gemma, name, options, limits):
+    """Accuracy and logit difference above a floor, and the corrupt prompts undo it."""
+    accuracy, clean, corrupt = limits
+    report = check(gemma, get_task(name, gemma, n=16, **options))
+    assert report.aligned
+    assert report.accuracy >= accuracy
+    assert report.logit_diff >= clean
+    assert report.corrupt_logit_diff <= corrupt
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_gemmas_tokenizer_writes_every_task(gemma, name):
+    """Every option's pairs are aligned, and answers are single tokens, also where the model cannot do the task."""
+    for option, told in TASKS[name].options.items():
+        for value in told.values:
+            if (option, value) != ("known_only", True):
+                task = get_task(name, gemma, n=4, **{option: value})
+                for pair in task.pairs:
+                    assert tuple(gemma.tokenizer.encode(pair.clean_text)) == pair.clean
+                    assert tuple(gemma.tokenizer.encode(pair.corrupt_text)) == pair.corrupt
+                    assert all(len(answer) == 1 for answer in (*pair.right, *pair.wrong))
+                    assert pair.clean[0] == gemma.tokenizer.bos_token_id
+
+
+def test_gemmas_years_are_scored_on_the_tens_digit(gemma):
+    """Its tokenizer writes each digit as a token."""
+    assert get_task("greater_than", gemma, n=2).settings["scored"] == "tens digit"

@@ -176,3 +176,12 @@ def test_the_word_lists_are_long_enough_and_clean():
         assert all(template.count(f"{{{slot}}}") == 1 for slot in ("first", "second", "giver", "place", "object"))
         assert template.index("{first}") < template.index("{second}") < template.index("{giver}")
         assert not template.startswith("{")
+
+
+def test_a_seed_keeps_its_prompts(plain):
+    """What was measured on a seed can be measured again."""
+    (pair,) = ioi(plain, 1, corrupt="ABC").pairs
+    assert (pair.clean_text, pair.corrupt_text) == (
+        "When Sandra and Ronald went to the garden, Ronald gave a gift to",
+        "When Mike and Keith went to the garden, Robert gave a gift to",
+    )

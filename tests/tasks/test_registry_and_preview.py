@@ -19,12 +19,17 @@ def test_tasks_are_built_by_name(model):
     """The registry calls the generator with what was asked for."""
     assert get_task("ioi", model, n=4, seed=2, corrupt="ABC") == ioi(model, 4, seed=2, corrupt="ABC")
     assert get_task("capitals", model, n=4, seed=2) == capitals(model, 4, seed=2)
-    assert set(TASKS) == {"ioi", "capitals"}
+    assert set(TASKS) == {
+        *("ioi", "capitals", "greater_than", "docstring", "induction", "facts"),
+        *("sva", "gender_bias", "colours", "arithmetic", "boxes"),
+    }
+    assert all(len(info.published) > 40 and info.name == name for name, info in TASKS.items())
 
 
-@pytest.mark.parametrize("name", ["ioi", "capitals"])
-def test_every_listed_value_of_every_option_works_and_the_first_is_the_default(model, name):
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_listed_value_of_every_option_works_and_the_first_is_the_default(name):
     """What the table offers is what the generator takes."""
+    model = stub(piece_tokenizer(everything=True))
     default = get_task(name, model, n=2)
     for option, told in TASKS[name].options.items():
         assert told.summary
@@ -43,7 +48,7 @@ def test_option_values_may_come_as_text(model):
 
 def test_unknown_tasks_options_and_values_list_what_exists(model):
     """Three mistakes, three messages."""
-    with pytest.raises(UnknownName, match=r"unknown task 'IOI2'.*ioi, capitals.*from_tokens or from_texts"):
+    with pytest.raises(UnknownName, match=r"unknown task 'IOI2'.*ioi, capitals.*from_tokens, from_texts or a file"):
         get_task("IOI2", model)
     with pytest.raises(UnknownName, match=r"option of task 'ioi' 'corupt'\. Did you mean 'corrupt'\?.*order, template"):
         get_task("ioi", model, corupt="S2")
@@ -87,6 +92,18 @@ def test_a_preview_without_tokenizer_uses_what_the_task_knows(model):
     bare = from_tokens([[2, 7]], [[2, 8]], right=[4])
     assert "right: #4   wrong: none" in preview(bare)
     assert "  corrupt  2 #8" in preview(bare)
+
+
+def test_a_preview_wraps_at_the_width(model, monkeypatch):
+    """That of the terminal, or the one given; a column is never cut."""
+    task = ioi(model, 3, template=0)
+    for width in (40, 60, 90):
+        text = preview(task, model.tokenizer, width=width)
+        assert max(len(line) for line in text.splitlines() if line.startswith("  ")) <= width
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert preview(task, model.tokenizer) == text
+    assert preview(task, model.tokenizer, width=40) != preview(task, model.tokenizer, width=60)
+    assert preview(task, model.tokenizer, width=1) == preview(task, model.tokenizer, width=31)  # 20 beside the heads
 
 
 def test_a_preview_is_as_long_as_asked_and_wraps(model):

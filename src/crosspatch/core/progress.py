@@ -66,7 +66,7 @@ class RichProgress:
         self._note = note or self._note
         now = time.monotonic()
         if self._bar is not None:
-            rate = _rate(self._done, now - self._began, unit=self._unit)
+            rate = _rate(self._done, now - self._began)
             self._bar.update(self._bar.task_ids[0], completed=self._done, note=self._note, rate=rate)
         elif self._console is not None and now - self._spoke >= LINE_EVERY:
             self._spoke = now
@@ -100,7 +100,7 @@ def _bar(console: "Console") -> "RichBar":
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}", style="dim", markup=False),
         TimeRemainingColumn(),
@@ -109,8 +109,11 @@ def _bar(console: "Console") -> "RichBar":
     return RichBar(*columns, console=console, transient=True)
 
 
-def _rate(done: int, seconds: float, *, unit: str) -> str:
-    return f"{done / seconds:.3g} {unit}/s" if done and seconds > 0 else ""
+def _rate(done: int, seconds: float, *, unit: str = "") -> str:
+    if not done or seconds <= 0:
+        return ""
+    rate = done / seconds
+    return (f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}") + (f" {unit}/s" if unit else "/s")
 
 
 def _clock(seconds: float) -> str:

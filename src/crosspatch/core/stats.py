@@ -95,6 +95,21 @@ def benjamini_hochberg(p: Sites) -> Sites:
     return q
 
 
+def spearman(first: Sites, second: Sites) -> float:
+    """Correlate two lists by rank, ties sharing their mean rank; NaN if one is constant or a value is missing."""
+    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)]
+    spread = [float(rank.std()) if len(rank) else 0.0 for rank in ranks]
+    if min(spread) == 0 or any(np.isnan(values).any() for values in (first, second)):
+        return float("nan")
+    return float(np.mean((ranks[0] - ranks[0].mean()) * (ranks[1] - ranks[1].mean())) / (spread[0] * spread[1]))
+
+
+def _ranks(values: Sites) -> Sites:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[place].astype(np.float64)
+
+
 def _resample_weights(n: int, *, draws: int, seed: int) -> Float[np.ndarray, "draw example"]:
     """Draw n examples with replacement, draws times; count how often each came."""
     chosen = np.random.default_rng(seed).integers(0, n, size=(draws, n))

@@ -4,16 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crosspatch.engine.ablation import Ablation
     from crosspatch.engine.access import Captured, capture, write
     from crosspatch.engine.edits import Add, Mean, Noise, Project, Replace, Resample, Scale, Zero
     from crosspatch.engine.effects import Effects
     from crosspatch.engine.grids import ExampleView, Grid
+    from crosspatch.engine.groups import cuts, group, summed, windows
     from crosspatch.engine.modules import patch_modules
-    from crosspatch.engine.patching import patch, plan_patch
+    from crosspatch.engine.patching import ablate, patch, patch_metrics, plan_patch
+    from crosspatch.engine.paths import Paths, path_patch, split_effects
     from crosspatch.engine.plan import Plan
     from crosspatch.engine.sweep import Options
 
 _HOME = {
+    "Ablation": "ablation",
     "Add": "edits",
     "Captured": "access",
     "Effects": "effects",
@@ -22,19 +26,29 @@ _HOME = {
     "Mean": "edits",
     "Noise": "edits",
     "Options": "sweep",
+    "Paths": "paths",
     "Plan": "plan",
     "Project": "edits",
     "Replace": "edits",
     "Resample": "edits",
     "Scale": "edits",
     "Zero": "edits",
+    "ablate": "patching",
     "capture": "access",
+    "cuts": "groups",
+    "group": "groups",
     "patch": "patching",
+    "patch_metrics": "patching",
     "patch_modules": "modules",
+    "path_patch": "paths",
     "plan_patch": "patching",
+    "split_effects": "paths",
+    "summed": "groups",
+    "windows": "groups",
     "write": "access",
 }
 __all__ = [
+    "Ablation",
     "Add",
     "Captured",
     "Effects",
@@ -43,16 +57,25 @@ __all__ = [
     "Mean",
     "Noise",
     "Options",
+    "Paths",
     "Plan",
     "Project",
     "Replace",
     "Resample",
     "Scale",
     "Zero",
+    "ablate",
     "capture",
+    "cuts",
+    "group",
     "patch",
+    "patch_metrics",
     "patch_modules",
+    "path_patch",
     "plan_patch",
+    "split_effects",
+    "summed",
+    "windows",
     "write",
 ]
 

@@ -114,7 +114,7 @@ def _patched(hand: ByHand, sites: Sequence[Site], keep: Int[Tensor, " column"] |
         (number * count + index, index, position, number)
         for number, site in enumerate(sites)
         for index, pair in enumerate(hand.task.pairs)
-        for position in patched_positions(site, pair, len(pair.clean)) or ()
+        for position in patched_positions(site.position, pair, len(pair.clean)) or ()
     ]
     rows, pairs, positions, numbers = (
         torch.tensor(spots, dtype=torch.long, device=hand.ids.device).view(-1, 4, 1).unbind(1)

@@ -22,12 +22,12 @@ from crosspatch.core.store import read_result, write_result
 from crosspatch.draw import Scale, TerminalMap, nice_limit, number
 from crosspatch.engine.grids import ExampleView, Grid, empty_grid, fill_grid, hint_of, kinds_of
 from crosspatch.engine.tables import Row, Top
-from crosspatch.engine.wording import LEVEL, Claim, ends, pitfalls, sentence
-from crosspatch.sites import Site
+from crosspatch.engine.wording import LEVEL, Claim, acting, ends, pitfalls, sentence
+from crosspatch.sites import Address, Group, Site, group_from_json, group_to_json
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Group
+    from rich.console import Group as Stack
 
 EffectScale = Literal["normalised", "raw"]
 MOST_CELLS = 5000  # of one kind in a heat map; more cannot be told apart
@@ -43,7 +43,7 @@ class Effects:
     Raises BadInput when shapes disagree or the direction is neither.
     """
 
-    sites: tuple[Site, ...]
+    sites: tuple[Address, ...]
     raw: Float32[np.ndarray, "site example"]
     base: Float32[np.ndarray, " example"]
     source: Float32[np.ndarray, " example"]
@@ -203,6 +203,7 @@ class Effects:
             unit=self.metric_unit,
             normalised=self.scale == "normalised",
             n=self.n,
+            act=acting(self.direction, self.provenance.get("settings", {})),
         )
 
     def cautions(self) -> tuple[str, ...]:
@@ -253,6 +254,8 @@ class Effects:
         names = ("direction", "metric", "metric_unit", "model", "task", "layers")
         meta = {"what": "effects", **{name: getattr(self, name) for name in names}}
         meta["sites"] = {part: [getattr(site, part) for site in self.sites] for part in _SITE}
+        groups = {str(i): group_to_json(site) for i, site in enumerate(self.sites) if isinstance(site, Group)}
+        meta |= {"groups": groups} if groups else {}
         meta["examples"] = [asdict(replace(example, names=dict(example.names))) for example in self.examples]
         meta |= {"warnings": list(self.warnings), "provenance": dict(self.provenance)}
         return write_result(folder, arrays, meta)
@@ -265,7 +268,9 @@ class Effects:
             if meta.pop("what") != "effects":
                 raise KeyError("what")
             columns = meta.pop("sites")
-            sites = tuple(Site(*parts) for parts in zip(*(columns[part] for part in _SITE), strict=True))
+            groups = {int(i): group_from_json(entry) for i, entry in meta.pop("groups", {}).items()}
+            rows = enumerate(zip(*(columns[part] for part in _SITE), strict=True))
+            sites = tuple(groups[i] if i in groups else Site(*parts) for i, parts in rows)
             examples = tuple(_example(entry) for entry in meta.pop("examples"))
             return cls(sites=sites, examples=examples, warnings=tuple(meta.pop("warnings")), **arrays, **meta)
         except (KeyError, TypeError, ValueError, LookupError) as error:
@@ -319,14 +324,14 @@ class Effects:
         best = None if claim.row is None else claim.row.index
         return notebook_html(sentence(claim), self.drawable(), scale=self.colours(), top=self.top(5), best=best)
 
-    def __rich__(self) -> "Group":
-        from rich.console import Group
+    def __rich__(self) -> "Stack":
+        from rich.console import Group as Stack
         from rich.text import Text
 
         scale, grids = self.colours(), self.drawable()
         maps = [TerminalMap(grid.panel(), scale, legend=grid is grids[-1]) for grid in grids]
         notes = [Text(f"! {text}", style="yellow") for text in self.cautions()]
-        return Group(*maps, self.top(5).__rich__(), Text(self.finding(), style="bold"), *notes)
+        return Stack(*maps, self.top(5).__rich__(), Text(self.finding(), style="bold"), *notes)
 
 
 _SITE = ("kind", "layer", "unit", "position")

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from crosspatch.core.errors import BadInput, UnknownName
 from crosspatch.draw import Panel, Scale, colour_bar_svg, heatmap_svg, nice_limit, shown
-from crosspatch.sites import Site, resolve_position
+from crosspatch.sites import Address, resolve_position
 
 Column = tuple[int | None, int | str | None]  # unit, position
 TOGETHER = "all"
@@ -63,7 +63,7 @@ class Grid:
         return heatmap_svg(self.panel(), scale) + colour_bar_svg(scale, hatched=hatched)
 
 
-def empty_grid(kind: str, sites: Sequence[Site], *, layers: int, examples: Sequence[ExampleView]) -> Grid:
+def empty_grid(kind: str, sites: Sequence[Address], *, layers: int, examples: Sequence[ExampleView]) -> Grid:
     """Place the sites of one kind in a grid, its values still NaN. Raises UnknownName if the kind was not swept."""
     own = [(number, site) for number, site in enumerate(sites) if site.kind == kind]
     if not own:
@@ -95,7 +95,7 @@ def fill_grid(grid: Grid, *, mean: np.ndarray, low: np.ndarray, high: np.ndarray
     return replace(grid, values=filled[0], low=filled[1], high=filled[2])
 
 
-def kinds_of(sites: Iterable[Site]) -> tuple[str, ...]:
+def kinds_of(sites: Iterable[Address]) -> tuple[str, ...]:
     """List the kinds among sites in the order of their first one."""
     return tuple(dict.fromkeys(site.kind for site in sites))
 

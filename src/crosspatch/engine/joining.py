@@ -8,7 +8,7 @@ import numpy as np
 
 from crosspatch.core.errors import BadInput
 from crosspatch.engine.effects import Effects
-from crosspatch.sites import Site
+from crosspatch.sites import Address
 
 _SAME = ("model", "task", "metric", "metric_unit", "direction", "layers", "examples")
 _TOLERANCE = 1e-3  # of the largest baseline: another batch size moves float32 results by less
@@ -25,7 +25,7 @@ def concat(parts: Sequence[Effects]) -> Effects:
     for other in parts[1:]:
         _check_same(first, other)
     size = float(np.nanmax(np.abs([first.base, first.source]))) if first.n else 0.0
-    found: dict[Site, np.ndarray] = {}
+    found: dict[Address, np.ndarray] = {}
     for part in parts:
         for site, values in zip(part.sites, part.raw, strict=True):
             found[site] = _agreed(site, old=found.get(site), new=values, tolerance=_TOLERANCE * size)
@@ -46,7 +46,7 @@ def _check_same(first: Effects, other: Effects) -> None:
             raise BadInput(f"the {name} runs of these effects differ: they come from other weights or other pairs.")
 
 
-def _agreed(site: Site, *, old: np.ndarray | None, new: np.ndarray, tolerance: float) -> np.ndarray:
+def _agreed(site: Address, *, old: np.ndarray | None, new: np.ndarray, tolerance: float) -> np.ndarray:
     """Fill the holes of one sweep from the other; refuse two different numbers."""
     if old is None:
         return new

@@ -12,7 +12,7 @@ from torch import Tensor
 from crosspatch.engine.by_hand import by_hand, one_batch, one_forward
 from crosspatch.engine.effects import Effects
 from crosspatch.engine.patching import patch, plan_patch
-from crosspatch.engine.select import select_sites
+from crosspatch.engine.select import select_single
 from crosspatch.models.blocks import block_list
 from crosspatch.models.model import Model
 from crosspatch.sites import Site
@@ -79,7 +79,7 @@ def compare(
     Raises:
         BadInput: a site that is no single module's input or output, or an answer of several tokens.
     """
-    chosen = select_sites(model, task, sites)
+    chosen = select_single(model, task, sites)
     hand = by_hand(model, task, chosen)
     effects = patch(model, task, sites=chosen, metric=hand.metric)
     some = sample(effects, cells, seed)

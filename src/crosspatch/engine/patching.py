@@ -3,13 +3,16 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
-from crosspatch.core.errors import BadInput
+from crosspatch.core.errors import BadInput, UnknownName
+from crosspatch.core.journal import Journal
 from crosspatch.core.provenance import here
+from crosspatch.engine.ablation import ABLATIONS, Ablation
 from crosspatch.engine.effects import Effects, ExampleView
 from crosspatch.engine.plan import Plan
 from crosspatch.engine.select import one_layout, select_sites, selection_text
@@ -17,18 +20,29 @@ from crosspatch.engine.sweep import Options, Sweep
 from crosspatch.metrics import Metric, get_metric
 from crosspatch.models.hooks import has_foreign_hooks
 from crosspatch.models.model import Model
-from crosspatch.sites import Site
-from crosspatch.tasks import Pair, Task, check_metric, token_strings
+from crosspatch.sites import Address, Edge, members_of
+from crosspatch.tasks import Corruption, Pair, Task, check_metric, key_positions, token_strings
 
 SITES = "resid.pre, attn.out, mlp.out"
 DIRECTIONS = ("denoise", "noise")
+Sites = str | Sequence[Address]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a sweep is asked: which sites (or groups), which way, by which metrics; an ablation instead of patches."""
+
+    sites: Sites = SITES
+    direction: str = "denoise"
+    metrics: Sequence[str | Metric | None] = (None,)
+    ablation: Ablation | None = None
 
 
 def patch(
     model: Model,
     task: Task,
     *,
-    sites: str | Sequence[Site] = SITES,
+    sites: Sites = SITES,
     direction: str = "denoise",
     metric: str | Metric | None = None,
     options: Options | None = None,
@@ -36,7 +50,8 @@ def patch(
     """Patch every site of a selection, one at a time, on every pair of the task; exactly, by running the model.
 
     `direction="denoise"` puts clean activations into the corrupt run (what is enough to restore the behaviour?),
-    "noise" corrupt ones into the clean run (what does it need?). The metric is the task's own unless given.
+    "noise" corrupt ones into the clean run (what does it need?). How the corrupt run is made is the task's own matter
+    (`tasks.corrupt`). The metric is the task's own unless given. A `Group` among the sites is patched in one run.
     Ctrl-C ends early: the effects so far are returned, with a warning and NaN for what is missing.
 
     Raises:
@@ -46,21 +61,99 @@ def patch(
 
     >>> effects = patch(model, task, sites="resid.pre, attn.head[9|10, *]@end")  # doctest: +SKIP
     """
+    return _answers(model, task, Question(sites, direction, (metric,)), options)[0]
+
+
+def patch_metrics(
+    model: Model,
+    task: Task,
+    metrics: Sequence[str | Metric],
+    *,
+    sites: Sites = SITES,
+    direction: str = "denoise",
+    options: Options | None = None,
+) -> dict[str, Effects]:
+    """Patch as `patch` does and read several metrics off each run: one sweep, one result a metric.
+
+    Raises:
+        BadInput: no metric, or two of one name; else as `patch` does.
+
+    >>> found = patch_metrics(model, task, ["logit_diff", "prob", "kl"])  # doctest: +SKIP
+    """
+    chosen = [get_metric(metric) for metric in metrics]
+    if not chosen or len({metric.name for metric in chosen}) < len(chosen):
+        raise BadInput(f"metrics {[metric.name for metric in chosen]}: give at least one, each name once.")
+    found = _answers(model, task, Question(sites, direction, chosen), options)
+    return {metric.name: effects for metric, effects in zip(chosen, found, strict=True)}
+
+
+def ablate(
+    model: Model,
+    task: Task,
+    *,
+    sites: Sites = SITES,
+    by: str | Ablation = "mean",
+    metric: str | Metric | None = None,
+    options: Options | None = None,
+) -> Effects:
+    """Write zero, the mean or another prompt's activations into the clean run, at every site of a selection.
+
+    `by` is "zero", "mean" (over the task's corrupt prompts of the same layout, at each position) or "resample" (one of
+    them, at random); an `Ablation` says which prompts serve as reference, and the seed. Effects are normalised by the
+    distance between the clean and the corrupt run, as in noising (by that to the drawn prompts' run for "resample").
+
+    Raises:
+        UnknownName: no such ablation; else as `patch` does.
+        BadInput: too few reference prompts of a layout.
+
+    >>> effects = ablate(model, task, sites="attn.head, mlp.out", by="mean")  # doctest: +SKIP
+    """
+    ablation = by if isinstance(by, Ablation) else Ablation(by)
+    if ablation.by not in ABLATIONS:
+        raise UnknownName.of("ablation", ablation.by, ABLATIONS)
+    return _answers(model, task, Question(sites, "noise", (metric,), ablation), options)[0]
+
+
+def _answers(model: Model, task: Task, question: Question, options: Options | None) -> list[Effects]:
+    """Run the sweep of a question; one result a metric."""
     began = time.perf_counter()
     options = options or Options()
-    sweep = prepare(model, task, sites=sites, direction=direction, metric=metric, options=options)
+    sweep = prepare(model, task, question, options=options)
     plan = sweep.plan()
     if options.resume is not None:
         _continue(sweep, options.resume, model, task)
-    sweep.run()
-    return effects_of(sweep, task, plan, {"sites": selection_text(sites), "seconds": time.perf_counter() - began})
+    run_kept(sweep, task)
+    run = {"sites": selection_text(question.sites), "seconds": time.perf_counter() - began}
+    return [effects_of(sweep, task, plan, run | {"metric_number": number}) for number in range(len(sweep.metrics))]
+
+
+def run_kept(sweep: Sweep, task: Task) -> None:
+    """Run a sweep, with a journal if one is asked for: its finished cells are taken over, new ones are written to it.
+
+    Raises:
+        BadInput: the journal is that of another question.
+    """
+    if sweep.options.journal is None:
+        sweep.run()
+        return
+    with Journal.open(sweep.options.journal, question_hash(sweep, task)) as journal:
+        sweep.take_over(journal)
+        sweep.run()
+
+
+def question_hash(sweep: Sweep, task: Task) -> str:
+    """Return a short hash of everything that a sweep's numbers depend on."""
+    asked = [str(site) for site in sweep.sites], sweep.direction, [metric.name for metric in sweep.metrics]
+    dtype = str(next(sweep.model.module.parameters()).dtype)
+    text = repr((sweep.model.fingerprint, dtype, task_hash(task), asked, sweep.corruption, sweep.ablation, sweep.how()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def plan_patch(
     model: Model,
     task: Task,
     *,
-    sites: str | Sequence[Site] = SITES,
+    sites: Sites = SITES,
     direction: str = "denoise",
     metric: str | Metric | None = None,
     options: Options | None = None,
@@ -70,29 +163,31 @@ def plan_patch(
     Raises:
         UnknownName, BadInput: as `patch` does.
     """
-    return prepare(model, task, sites=sites, direction=direction, metric=metric, options=options or Options()).plan()
+    return prepare(model, task, Question(sites, direction, (metric,)), options=options or Options()).plan()
 
 
-def prepare(
-    model: Model,
-    task: Task,
-    *,
-    sites: str | Sequence[Site],
-    direction: str,
-    metric: str | Metric | None,
-    options: Options,
-) -> Sweep:
+def prepare(model: Model, task: Task, question: Question, *, options: Options) -> Sweep:
     """Check everything that can be wrong before the model runs, and set up the sweep."""
-    if direction not in DIRECTIONS:
+    if question.direction not in DIRECTIONS:
         raise BadInput(
-            f"direction {direction!r}: use 'denoise' (clean activations into the corrupt run) or 'noise' (the other "
-            "way)."
+            f"direction {question.direction!r}: use 'denoise' (clean activations into the corrupt run) or 'noise' (the "
+            "other way)."
         )
-    chosen = get_metric(metric if metric is not None else task.metric)
-    check_metric(task, chosen)
+    metrics = tuple(get_metric(metric if metric is not None else task.metric) for metric in question.metrics)
+    for metric in metrics:
+        check_metric(task, metric)
     for number, pair in enumerate(task.pairs):
         _check_tokens(model, number, pair)
-    return Sweep(model, task.pairs, select_sites(model, task, sites), chosen, direction, options)
+    sites = select_sites(model, task, question.sites)
+    _check_edges(sites, question.direction)
+    pairs = tuple(pair for pair in task.pairs for _ in range(task.corruption.draws))
+    return Sweep(model, pairs, sites, metrics, question.direction, options, task.corruption, question.ablation)
+
+
+def _check_edges(sites: Sequence[Address], direction: str) -> None:
+    cut = next((m for site in sites for m in members_of(site) if isinstance(m, Edge)), None)
+    if cut is not None and direction != "noise":
+        raise BadInput(f"{cut}: cutting attention is done in the clean run. Use direction='noise'.")
 
 
 def _check_tokens(model: Model, number: int, pair: Pair) -> None:
@@ -109,7 +204,9 @@ def _check_tokens(model: Model, number: int, pair: Pair) -> None:
 
 def _continue(sweep: Sweep, earlier: Effects, model: Model, task: Task) -> None:
     """Take over what an interrupted sweep of the same question has done."""
-    asked = (sweep.sites, sweep.direction, sweep.metric.name, task_hash(task), model.fingerprint)
+    if len(sweep.metrics) > 1 or task.corruption.draws > 1 or sweep.ablation:
+        raise BadInput("only a sweep of one metric, without noise draws or ablation, can be resumed. Start anew.")
+    asked = (sweep.sites, sweep.direction, sweep.metrics[0].name, task_hash(task), model.fingerprint)
     settings = earlier.provenance.get("settings", {})
     had = (earlier.sites, earlier.direction, earlier.metric, settings.get("data_hash"), settings.get("model_hash"))
     names = ("sites", "direction", "metric", "task", "model")
@@ -118,12 +215,17 @@ def _continue(sweep: Sweep, earlier: Effects, model: Model, task: Task) -> None:
         raise BadInput(
             f"cannot resume: the earlier result has other {', '.join(differing)}. Give the same, or start anew."
         )
-    sweep.raw[:], sweep.base[:], sweep.source[:] = earlier.raw, earlier.base, earlier.source
+    sweep.raw[0], sweep.base[0], sweep.source[0] = earlier.raw, earlier.base, earlier.source
 
 
 def effects_of(sweep: Sweep, task: Task, plan: Plan, run: dict[str, Any]) -> Effects:
-    """Wrap the sweep's numbers as Effects, with where they come from and what to be careful about."""
-    model = sweep.model
+    """Wrap the numbers of one of the sweep's metrics as Effects, with where they come from and what to beware of.
+
+    Values of several noise draws of a pair are averaged.
+    """
+    model, number, draws = sweep.model, run.pop("metric_number", 0), task.corruption.draws
+    metric = sweep.metrics[number]
+    raw, base, source = (_over_draws(v[number], draws) for v in (sweep.raw, sweep.base, sweep.source))
     settings = {
         "model": model.name,
         "model_hash": model.fingerprint,
@@ -135,8 +237,10 @@ def effects_of(sweep: Sweep, task: Task, plan: Plan, run: dict[str, Any]) -> Eff
         "data_hash": task_hash(task),
         "n": len(task.pairs),
         "direction": sweep.direction,
-        "metric": sweep.metric.name,
-        "metric_note": sweep.metric.note,
+        "metric": metric.name,
+        "metric_note": metric.note,
+        "corruption": task.corruption.settings(),
+        "ablation": sweep.ablation.settings() if sweep.ablation else None,
         "normalisation": "raw effect / mean over pairs of (source − base)",
         "seed": task.settings.get("seed"),
         "plan": asdict(plan) | {"forwards": plan.forwards, "forwards_saved": plan.forwards_saved},
@@ -148,31 +252,39 @@ def effects_of(sweep: Sweep, task: Task, plan: Plan, run: dict[str, Any]) -> Eff
     }
     return Effects(
         sites=tuple(sweep.sites),
-        raw=sweep.raw,
-        base=sweep.base,
-        source=sweep.source,
+        raw=raw,
+        base=base,
+        source=source,
         direction=sweep.direction,
-        metric=sweep.metric.name,
-        metric_unit=sweep.metric.unit,
+        metric=metric.name,
+        metric_unit=metric.unit,
         model=model.name,
         task=task.name,
         layers=model.anatomy.layers,
-        examples=tuple(_view(model, pair) for pair in task.pairs),
+        examples=tuple(_view(model, pair, task.corruption) for pair in task.pairs),
         warnings=tuple(_warnings(sweep, task)),
         provenance=here(**settings),
     )
 
 
+def _over_draws(values: Float32[np.ndarray, "*axes example_draw"], draws: int) -> Float32[np.ndarray, "*axes example"]:
+    return values.reshape(*values.shape[:-1], -1, draws).mean(-1)
+
+
 def task_hash(task: Task) -> str:
-    """Return a short hash of the pairs' tokens and answers."""
+    """Return a short hash of the pairs' tokens and answers, and of how they are corrupted."""
     text = repr([(p.clean, p.corrupt, p.right, p.wrong, sorted(p.names.items())) for p in task.pairs])
+    text += repr(task.corruption) if task.corruption.of_embeddings else ""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _view(model: Model, pair: Pair) -> ExampleView:
+def _view(model: Model, pair: Pair, corruption: Corruption) -> ExampleView:
     tokenizer = model.tokenizer
     right, wrong = (" | ".join("".join(token_strings(tokenizer, a)) for a in side) for side in (pair.right, pair.wrong))
     clean, corrupt = (token_strings(tokenizer, prompt) for prompt in (pair.clean, pair.corrupt))
+    if corruption.of_embeddings:
+        keys = key_positions(pair, corruption)
+        corrupt = tuple(f"«{corruption.by}»" if i in keys else token for i, token in enumerate(clean))
     return ExampleView(clean, corrupt, right, wrong, dict(pair.names))
 
 

@@ -71,17 +71,16 @@ def pack_work(pack: Sequence[Cell], extents: Extents, anatomy: Anatomy) -> int:
 
 def row_work(cell: Cell, extents: Extents, anatomy: Anatomy) -> int:
     """Return the token-blocks of a packed row: its own block, then all blocks above, from its start to the end."""
-    start = cell.positions[0]
-    tokens = extents.lengths[cell.pair] - start
+    tokens = extents.lengths[cell.pair] - cell.start
     above = anatomy.layers - cell.layer
     if cell.reach == "local":
-        return cell.positions[-1] + 1 - start + (above - 1) * tokens
+        return cell.end - cell.start + (above - 1) * tokens
     return above * tokens
 
 
 def width_of(cell: Cell, extents: Extents, anatomy: Anatomy) -> int:
     """Return the tokens that a row occupies in a pack."""
-    return extents.lengths[cell.pair] - (cell.positions[0] if anatomy.packed else 0)
+    return extents.lengths[cell.pair] - (cell.start if anatomy.packed else 0)
 
 
 def block_weights(model: Model) -> int:
@@ -151,7 +150,7 @@ def packs_of(cells: Sequence[Cell], extents: Extents, anatomy: Anatomy, tokens: 
     """
     pack: list[Cell] = []
     width = 0
-    for cell in sorted(cells, key=lambda c: (-c.layer, c.positions[0], c.pair)):
+    for cell in sorted(cells, key=lambda c: (-c.layer, c.start, c.pair)):
         more = width_of(cell, extents, anatomy)
         if pack and width + more > tokens:
             yield pack

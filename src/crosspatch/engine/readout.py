@@ -9,6 +9,7 @@ from torch import Tensor
 
 from crosspatch.core.errors import ManyTokenAnswer, NotFinite
 from crosspatch.metrics import Metric, Readout
+from crosspatch.metrics.readout import Needs
 from crosspatch.models.blocks import final_stream, logits_by_forward, logits_of
 from crosspatch.models.model import Model
 from crosspatch.tasks import Pair
@@ -75,27 +76,41 @@ def forced(prompt: Sequence[int], pair: Pair, reads: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Turns final streams into metric values; `reference` holds the clean run's log-probabilities, if asked for."""
+    """Turns final streams into values of several metrics, which share one readout.
+
+    `reference` holds the clean run's log-probabilities, `base` those of the base run, if some metric asks for them.
+    """
 
     model: Model
-    metric: Metric
+    metrics: Sequence[Metric]
     targets: Targets
     reference: Float[Tensor, "pair vocab"] | None = None
+    base: Float[Tensor, "pair vocab"] | None = None
     rows_at_once: int = 256
+    bytes_at_once: int = 1 << 26  # of the logits of the whole vocabulary
 
-    def __call__(self, stream: Float[Tensor, "row read d_model"], pairs: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    def __call__(
+        self, stream: Float[Tensor, "row read d_model"], pairs: Int[Tensor, " row"]
+    ) -> Float[Tensor, "metric row"]:
         """Score rows; `pairs[r]` says whose answers row r is scored against."""
-        parts = zip(stream.split(self.rows_at_once), pairs.split(self.rows_at_once), strict=True)
-        return torch.cat([self._score(rows, owners) for rows, owners in parts])
+        whole = self.bytes_at_once // (4 * self.model.vocab_size)
+        size = self.rows_at_once if self.needs == "answers" else max(1, min(self.rows_at_once, whole))
+        parts = zip(stream.split(size), pairs.split(size), strict=True)
+        return torch.cat([self._score(rows, owners) for rows, owners in parts], dim=1)
 
     def _score(self, stream: Tensor, pairs: Tensor) -> Tensor:
-        total = torch.zeros(len(pairs), device=stream.device)
+        total = torch.zeros(len(self.metrics), len(pairs), device=stream.device)
         for read in range(self.targets.reads):
             live = self._live(pairs, read)
-            owners = pairs[live]
-            value = self.metric.score(self._readout(stream[live, read], owners, read))
-            total[live] += value.float()
+            readout = self._readout(stream[live, read], pairs[live], read)
+            for number, metric in enumerate(self.metrics):
+                total[number, live] += metric.score(readout).float()
         return total
+
+    @property
+    def needs(self) -> Needs:
+        """Whether the answers' logits are enough for all metrics."""
+        return "vocab" if any(metric.needs == "vocab" for metric in self.metrics) else "answers"
 
     def _live(self, pairs: Tensor, read: int) -> Bool[Tensor, " row"]:
         """Whether a row's answer has a token at this read; one that is read once always has."""
@@ -114,6 +129,8 @@ class Scorer:
             right_ids=right,
             logits=logits,
             reference=None if self.reference is None else self.reference[pairs],
+            wrong_ids=wrong,
+            base=None if self.base is None else self.base[pairs],
         )
 
     def logits(self, stream: Tensor, ids: Int[Tensor, "row answer"]) -> tuple[Tensor | None, Tensor]:
@@ -123,7 +140,7 @@ class Scorer:
             logits = logits_by_forward(module, self.model.anatomy, stream)
             return logits, logits.gather(1, ids)
         final = final_stream(module, readout, stream)
-        if self.metric.needs == "answers":
+        if self.needs == "answers":
             return None, logits_of(module, readout, final, ids)
         logits = logits_of(module, readout, final)
         return logits, logits.gather(1, ids)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from crosspatch.core.errors import BadInput
 from crosspatch.models.model import Model
-from crosspatch.sites import EACH, KINDS, Pattern, Site, parse, resolve_position
+from crosspatch.sites import EACH, KINDS, Address, Edge, Group, Pattern, Site, members_of, parse, resolve_position
 from crosspatch.tasks import Task
 
 
@@ -25,7 +25,7 @@ def star_positions(task: Task) -> tuple[int | str, ...]:
     return tuple(sorted(names, key=lambda name: sum(pair.names[str(name)] for pair in task.pairs)))
 
 
-def select_sites(model: Model, task: Task, sites: str | Sequence[Site]) -> tuple[Site, ...]:
+def select_sites(model: Model, task: Task, sites: str | Sequence[Address]) -> tuple[Address, ...]:
     """Expand a selection for this model and task; a kind without `@` is swept at its customary positions.
 
     These are: each position for layer-wide kinds, all positions together for heads and neurons.
@@ -41,8 +41,23 @@ def select_sites(model: Model, task: Task, sites: str | Sequence[Site]) -> tuple
         chosen = tuple(site for pattern in parse(sites).patterns for site in _expanded(model, task, pattern))
     placed = dict.fromkeys(site for given in chosen for site in _placed(given, star))
     for site in placed:
-        _check(model, task, site)
+        for member in members_of(site):
+            _check(model, task, member)
     return tuple(placed)
+
+
+def select_single(model: Model, task: Task, sites: str | Sequence[Address]) -> tuple[Site, ...]:
+    """Expand a selection as `select_sites` does, and refuse groups.
+
+    Raises:
+        UnknownName: as `select_sites` does.
+        BadInput: a group among the sites.
+    """
+    chosen = select_sites(model, task, sites)
+    for site in chosen:
+        if isinstance(site, Group):
+            raise BadInput(f"{site} is a group of sites, and single sites are needed here.")
+    return tuple(site for site in chosen if isinstance(site, Site))
 
 
 def _expanded(model: Model, task: Task, pattern: Pattern) -> Iterator[Site]:
@@ -52,26 +67,37 @@ def _expanded(model: Model, task: Task, pattern: Pattern) -> Iterator[Site]:
     return pattern.expand(model.extent, star_positions(task) if EACH in (pattern.positions or ()) else indices)
 
 
-def _placed(site: Site, star: Sequence[int | str]) -> tuple[Site, ...]:
-    if site.position is not None:
+def _placed(site: Address, star: Sequence[int | str]) -> tuple[Address, ...]:
+    if isinstance(site, Group) or site.position is not None:
         return (site,)
     places = ("all",) if KINDS[site.kind].unit is not None else tuple(star)
     return tuple(Site(site.kind, site.layer, site.unit, place) for place in places)
 
 
-def _check(model: Model, task: Task, site: Site) -> None:
+def _check(model: Model, task: Task, site: Site | Edge) -> None:
+    if isinstance(site, Edge):
+        model.require(Site("attn.pattern", site.layer, site.head))
+        for place in (site.query, site.key):
+            _check_place(task, site, place)
+        return
     model.require(site)
     if site.kind == "logits":
         raise BadInput("logits are what the metric reads; patch a site before them, such as resid.post.")
-    if isinstance(site.position, str) and site.position != "all":
+    if site.position is None:
+        raise BadInput(f"{site} in a group: say at which position, such as {site}@end, or @all.")
+    _check_place(task, site, site.position)
+
+
+def _check_place(task: Task, site: Site | Edge, place: int | str) -> None:
+    if isinstance(place, str) and place != "all":
         for pair in task.pairs:
-            resolve_position(site.position, pair.names, len(pair.clean))
+            resolve_position(place, pair.names, len(pair.clean))
     longest = max(len(pair.clean) for pair in task.pairs)
-    if isinstance(site.position, int) and not -longest <= site.position < longest:
+    if isinstance(place, int) and not -longest <= place < longest:
         raise BadInput(f"{site}: the longest prompt has {longest} tokens, positions 0..{longest - 1}.")
 
 
-def selection_text(sites: str | Sequence[Site]) -> str:
+def selection_text(sites: str | Sequence[Address]) -> str:
     """Return the selection as text, for provenance."""
     if isinstance(sites, str):
         return sites

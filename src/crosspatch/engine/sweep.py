@@ -1,16 +1,21 @@
 """The exact sweep from task to numbers: runs, packs, out-of-memory halving, interruption, progress."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from crosspatch.core.errors import MemoryShortage, NotFinite
+from crosspatch.core.journal import Journal
 from crosspatch.core.progress import Progress, SilentProgress
+from crosspatch.engine.ablation import Ablation, Means, zeros_like_run
+from crosspatch.engine.attempt import Attempt, Timer
 from crosspatch.engine.cells import Cell, Extents, cells_of, first_difference
+from crosspatch.engine.corrupting import Corrupter
 from crosspatch.engine.effects import Effects
 from crosspatch.engine.plan import (
     TOKENS_AT_ONCE,
@@ -25,12 +30,13 @@ from crosspatch.engine.plan import (
     runs_work,
 )
 from crosspatch.engine.readout import Scorer, Targets, forced, read_positions, require_finite, targets_of
-from crosspatch.engine.walk import Walk, needed_kinds
+from crosspatch.engine.walk import Walk
+from crosspatch.engine.writing import needed_kinds
 from crosspatch.metrics import Metric
 from crosspatch.models.model import Model
-from crosspatch.models.runs import Bench, Lane, Prompts, Run, run_lanes, workbench
-from crosspatch.sites import Site
-from crosspatch.tasks import Pair
+from crosspatch.models.runs import Bench, Lane, Overlay, Prompts, Run, run_lanes, workbench
+from crosspatch.sites import Address, members_of
+from crosspatch.tasks import Corruption, Pair, key_positions
 
 
 @dataclass(frozen=True)
@@ -39,28 +45,35 @@ class Options:
 
     `memory` is a budget in bytes beside the weights (None: 2 GiB, or 60 % of what is free on the GPU). `tokens` caps
     the tokens of a pack. `progress` is told of every finished row. `resume` holds the effects of an interrupted sweep
-    of the same question, whose finished patches are not run again.
+    of the same question, whose finished patches are not run again. `journal` names a folder that finished packs are
+    written to as they come: nothing in it is lost or run again, also after a killed process.
     """
 
     memory: int | None = None
     tokens: int | None = None
     progress: Progress = field(default_factory=SilentProgress)
     resume: Effects | None = None
+    journal: Path | None = None
 
 
 @dataclass
 class Sweep:
     """One sweep: its question, and the numbers as they come in. NaN marks what has not been run.
 
-    `raw` is `[site, example]`, `base` and `source` `[example]`; `done` is False where the user interrupted.
+    With several noise draws `pairs` holds each pair that many times in a row. With an `ablation` the base run is the
+    clean one, and the source is what the ablation writes; the corrupt run still gives the metric's other end.
+    `raw` is `[metric, site, example]`, `base` and `source` `[metric, example]`; `done` is False where the user
+    interrupted.
     """
 
     model: Model
     pairs: Sequence[Pair]
-    sites: Sequence[Site]
-    metric: Metric
+    sites: Sequence[Address]
+    metrics: Sequence[Metric]
     direction: str
     options: Options
+    corruption: Corruption = field(default_factory=Corruption)
+    ablation: Ablation | None = None
     raw: np.ndarray = field(init=False)
     base: np.ndarray = field(init=False)
     source: np.ndarray = field(init=False)
@@ -70,22 +83,44 @@ class Sweep:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.raw = np.full((len(self.sites), len(self.pairs)), np.nan, np.float32)
-        self.base, self.source = (np.full(len(self.pairs), np.nan, np.float32) for _ in range(2))
+        self.raw = np.full((len(self.metrics), len(self.sites), len(self.pairs)), np.nan, np.float32)
+        self.base, self.source = (np.full((len(self.metrics), len(self.pairs)), np.nan, np.float32) for _ in range(2))
         self.targets = targets_of(self.pairs, self.model.device)
         self.extents = Extents(
             lengths=tuple(len(forced(p.clean, p, self.targets.reads)) for p in self.pairs),
-            differ=tuple(first_difference(p) for p in self.pairs),
+            differ=tuple(self._differ(n) for n in range(len(self.pairs))),
             reads=tuple(read_positions(p, self.targets.reads) for p in self.pairs),
         )
-        self.kinds = needed_kinds(sorted({site.kind for site in self.sites}))
+        self.kinds = needed_kinds(sorted({member.kind for site in self.sites for member in members_of(site)}))
+        self.base_kinds: tuple[str, ...] = ()
+        self.corrupter = self._corrupter()
+        by = self.ablation.by if self.ablation else ""
+        self.drawn = self.ablation.drawn(self.pairs) if self.ablation and by == "resample" else []
+        self.pools = self.ablation.needed_pools(self.pairs) if self.ablation and by == "mean" else {}
+        self.means: Means | None = None
+        self.journal: Journal | None = None
 
-    def prompts(self, which: str, numbers: Sequence[int]) -> Prompts:
-        """Return the base or source prompts of some pairs, followed by a forced answer if it is long."""
+    def _differ(self, number: int) -> int:
+        return 0 if self.ablation is not None else self._first_differing(number)
+
+    def _corrupter(self) -> Corrupter | None:
+        distinct = self.pairs[:: self.corruption.draws]
+        return Corrupter.of(self.model, distinct, self.corruption) if self.corruption.of_embeddings else None
+
+    def lane(self, which: str, numbers: Sequence[int]) -> Lane:
+        """Return the base or the source run of some pairs, followed by a forced answer if it is long."""
         clean = (which == "source") == (self.direction == "denoise")
-        chosen = [self.pairs[n].clean if clean else self.pairs[n].corrupt for n in numbers]
+        overlay = None if clean else self._overlay(numbers)
+        chosen = [self.pairs[n].clean if clean or overlay else self.pairs[n].corrupt for n in numbers]
         tokens = [forced(ids, self.pairs[n], self.targets.reads) for ids, n in zip(chosen, numbers, strict=True)]
-        return Prompts.of(tokens, self.model.device)
+        prompts = Prompts.of(tokens, self.model.device)
+        if overlay is not None and prompts.ids.shape[1] > overlay.shift.shape[1]:
+            overlay = overlay.to_length(prompts.ids.shape[1])
+        return Lane(prompts, overlay=overlay)
+
+    def _overlay(self, numbers: Sequence[int]) -> Overlay | None:
+        like = next(self.model.module.parameters())
+        return self.corrupter.overlay([(n, self.pairs[n]) for n in numbers], like) if self.corrupter else None
 
     def plan(self) -> Plan:
         """Return what `run` would do, without running the model."""
@@ -94,7 +129,7 @@ class Sweep:
         cells = [cell for _, _, cell in found if cell is not None]
         patches, chunks, most = len(self.sites) * len(self.pairs), self.chunks(), self.pack_tokens()
         packs = [p for c in chunks for p in packs_of([x for x in cells if x.pair in c], extents, anatomy, most)]
-        work = runs_work(extents, anatomy, chunks) + sum(pack_work(pack, extents, anatomy) for pack in packs)
+        work = runs_work(extents, anatomy, chunks) + sum(self.work(pack) for pack in packs)
         naive = 2 * sum(extents.lengths) + sum(extents.lengths[pair] for _, pair, _ in found)
         kept = max(map(len, chunks)) * self.bytes_per_pair()
         return Plan(
@@ -114,7 +149,7 @@ class Sweep:
     def bytes_per_pair(self) -> int:
         """Return the memory that the two runs of the longest pair keep."""
         longest = max(self.extents.lengths)
-        return longest * bytes_per_prompt_token(self.model, self.kinds, longest)
+        return longest * bytes_per_prompt_token(self.model, (*self.kinds, *self.base_kinds), longest)
 
     def chunks(self) -> list[list[int]]:
         """Return the pairs that are held at once."""
@@ -155,70 +190,130 @@ class Sweep:
             self._halve(numbers, self.run_chunk, "the runs of one pair")
 
     def _run_chunk(self, numbers: Sequence[int]) -> None:
-        base_prompts, source_prompts = (self.prompts(which, numbers) for which in ("base", "source"))
         pairs = [self.pairs[n] for n in numbers]
         local = Local.of(self, numbers)
-        with workbench(self.model, base_prompts) as bench:
+        if self.pools and self.means is None:
+            with self._timed("reference"):
+                self.means = Means.of(self.model, self.pools, self.kinds)
+        base_lane = self.lane("base", numbers)
+        with workbench(self.model, base_lane.prompts) as bench:
             with self._timed("runs"):
-                starts = local.extents.differ if self.model.anatomy.causal else None
-                base, source = run_lanes(bench, [Lane(base_prompts), Lane(source_prompts, self.kinds, starts)])
+                base, source, written = self._runs(bench, base_lane, local)
                 scorer = self._scorer(local, base, source)
                 self._score_runs(numbers, local, scorer, base, source)
             cells = []
             for site, pair, cell in cells_of(self.sites, pairs, local.extents, self.model.anatomy):
                 if cell is None:
-                    self.raw[site, numbers[pair]] = 0.0
+                    self.raw[:, site, numbers[pair]] = 0.0
                 else:
                     cells.append(cell)
             for pack in packs_of(cells, local.extents, self.model.anatomy, self.pack_tokens()):
                 # A resumed sweep has the packs of the interrupted one, so that its numbers are the same to the bit.
-                if any(np.isnan(self.raw[cell.site, numbers[cell.pair]]) for cell in pack):
+                if any(np.isnan(self.raw[:, cell.site, numbers[cell.pair]]).any() for cell in pack):
                     with self._timed("patches"):
-                        self._run_pack(pack, Pass(bench, base, source, local, scorer, numbers))
+                        self._run_pack(pack, Pass(bench, base, written, local, scorer, numbers))
                 else:
                     self.options.progress.advance(len(pack))
 
+    def _runs(self, bench: Bench, base_lane: Lane, local: "Local") -> tuple[Run, Run, Run]:
+        """Return the base run, the run at the metric's other end, and the one that patches are taken from."""
+        causal, numbers, ablation = self.model.anatomy.causal, local.numbers, self.ablation
+        first = tuple(self._first_differing(n) for n in numbers) if causal else None
+        source_lane = replace(self.lane("source", numbers), starts=first, kinds=() if ablation else self.kinds)
+        lanes = [replace(base_lane, kinds=self.base_kinds), source_lane]
+        if ablation and ablation.by == "resample":
+            drawn = [forced(self.drawn[n], self.pairs[n], self.targets.reads) for n in numbers]
+            lanes.append(Lane(Prompts.of(drawn, self.model.device), self.kinds))
+        base, source, *more = run_lanes(bench, lanes)
+        if not ablation:
+            return base, source, source
+        pairs = [self.pairs[n] for n in numbers]
+        if ablation.by == "zero":
+            return base, source, zeros_like_run(self.model, base, self.kinds)
+        return base, source, more[0] if self.means is None else self.means.rows(pairs, base)
+
+    def _first_differing(self, number: int) -> int:
+        """Return where the two unpatched runs of a pair part."""
+        pair = self.pairs[number]
+        return key_positions(pair, self.corruption)[0] if self.corruption.of_embeddings else first_difference(pair)
+
     def _run_pack(self, pack: Sequence[Cell], this: "Pass") -> None:
         """Walk one pack; halves it when memory is short."""
-        values: list[tuple[Cell, float]] = []
+        values: list[tuple[Cell, list[float]]] = []
         with Attempt() as attempt:
             values = list(self._walk(pack, this))
         if attempt.short:
             self._halve(pack, lambda part: self._run_pack(part, this), "one row")
             return
         for cell, value in values:
-            self.raw[cell.site, this.numbers[cell.pair]] = value
+            self.raw[:, cell.site, this.numbers[cell.pair]] = value
+        self._commit(values, this.numbers)
         self.packs += 1
         self.options.progress.advance(len(pack))
 
-    def _walk(self, pack: Sequence[Cell], this: "Pass") -> Iterator[tuple[Cell, float]]:
-        walk = Walk(this.bench, this.base, this.source, this.local.extents, pack)
+    def take_over(self, journal: Journal) -> None:
+        """Fill in what a journal holds, and write to it from now on."""
+        rows = journal.read()
+        if rows:
+            self.raw[:, rows["site"], rows["example"]] = np.stack([rows[name] for name in self._columns])
+        self.journal = journal
+
+    @property
+    def _columns(self) -> list[str]:
+        return [f"{number} {metric.name}" for number, metric in enumerate(self.metrics)]
+
+    def _commit(self, values: Sequence[tuple[Cell, list[float]]], numbers: Sequence[int]) -> None:
+        """Write finished cells to the journal, if there is one."""
+        if self.journal is None or not values:
+            return
+        places = np.array([(cell.site, numbers[cell.pair]) for cell, _ in values], np.int32)
+        effects = np.array([effect for _, effect in values], np.float32)
+        named = {name: effects[:, i] for i, name in enumerate(self._columns)}
+        self.journal.append({"site": places[:, 0], "example": places[:, 1], **named})
+
+    def _walk(self, pack: Sequence[Cell], this: "Pass") -> Iterator[tuple[Cell, list[float]]]:
         device = self.model.device
-        for indices, stream in walk.run():
+        unpatched = torch.from_numpy(self.base[:, this.numbers]).to(device)
+        for indices, stream in self.walk(pack, this):
             pairs = torch.tensor([pack[i].pair for i in indices], device=device)
-            effects = this.scorer(stream, pairs) - torch.from_numpy(self.base[this.numbers]).to(device)[pairs]
-            for index, effect in zip(indices, effects.tolist(), strict=True):
+            effects = this.scorer(stream, pairs) - unpatched[:, pairs]
+            for index, effect in zip(indices, effects.T.tolist(), strict=True):
                 cell = pack[index]
-                if not np.isfinite(effect):
-                    raise NotFinite(_not_finite(self.metric, self.sites[cell.site], this.numbers[cell.pair], effect))
+                if not np.isfinite(effect).all():
+                    raise NotFinite(_not_finite(self.metrics, self.sites[cell.site], this.numbers[cell.pair], effect))
                 yield cell, effect
 
+    def walk(self, pack: Sequence[Cell], this: "Pass") -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Yield indices into `pack` and their final streams `[row, read, d_model]`."""
+        return Walk(this.bench, this.base, this.written, this.local.extents, pack).run()
+
+    def how(self) -> str:
+        """Say what sets this kind of sweep apart from others of the same sites and pairs."""
+        return "patch"
+
+    def work(self, pack: Sequence[Cell]) -> int:
+        """Return the token-blocks of a pack."""
+        return pack_work(pack, self.extents, self.model.anatomy)
+
     def _scorer(self, local: "Local", base: Run, source: Run) -> Scorer:
-        scorer = Scorer(self.model, self.metric, local.targets)
-        if not self.metric.needs_reference:
-            return scorer
         clean = source if self.direction == "denoise" else base
-        numbers = torch.arange(len(local.extents.lengths), device=self.model.device)
-        logits = scorer.logits(final_reads(clean, base, local, numbers)[:, 0], local.targets.right[:, 0])[0]
-        reference = None if logits is None else logits.log_softmax(-1)
-        return Scorer(self.model, self.metric, local.targets, reference)
+        plain = Scorer(self.model, self.metrics, local.targets)
+        reference = self._logprobs(plain, local, clean) if any(m.needs_reference for m in self.metrics) else None
+        before = self._logprobs(plain, local, base) if any(m.needs_base for m in self.metrics) else None
+        return replace(plain, reference=reference, base=before)
+
+    def _logprobs(self, scorer: Scorer, local: "Local", run: Run) -> Float[Tensor, "pair vocab"] | None:
+        every = torch.arange(len(local.numbers), device=self.model.device)
+        logits = scorer.logits(final_reads(run, local, every)[:, 0], local.targets.right[:, 0])[0]
+        return None if logits is None else logits.log_softmax(-1)
 
     def _score_runs(self, numbers: Sequence[int], local: "Local", scorer: Scorer, base: Run, source: Run) -> None:
         every = torch.arange(len(numbers), device=self.model.device)
         for name, run, store in (("base", base, self.base), ("source", source, self.source)):
-            values = scorer(final_reads(run, base, local, every), every)
-            require_finite(values, name, metric=self.metric, numbers=numbers)
-            store[list(numbers)] = values.cpu().numpy()
+            values = scorer(final_reads(run, local, every), every)
+            for metric, row in zip(self.metrics, values, strict=True):
+                require_finite(row, name, metric=metric, numbers=numbers)
+            store[:, list(numbers)] = values.cpu().numpy()
 
     def _halve(self, items: Sequence, again: Callable[[Sequence], None], smallest: str) -> None:
         if len(items) <= 1:
@@ -233,14 +328,15 @@ class Sweep:
         again(items[:middle])
         again(items[middle:])
 
-    def _timed(self, phase: str) -> "_Timer":
-        return _Timer(self.seconds, phase)
+    def _timed(self, phase: str) -> Timer:
+        return Timer(self.seconds, phase)
 
 
 @dataclass(frozen=True)
 class Local:
     """What is known of the pairs of one chunk, numbered from 0."""
 
+    numbers: Sequence[int]
     extents: Extents
     targets: Targets
 
@@ -254,7 +350,7 @@ class Local:
             reads=tuple(every.reads[n] for n in rows),
         )
         masks = whole.right_mask[rows], whole.wrong_mask[rows]
-        return cls(extents, Targets(whole.right[rows], whole.wrong[rows], *masks))
+        return cls(rows, extents, Targets(whole.right[rows], whole.wrong[rows], *masks))
 
 
 @dataclass(frozen=True)
@@ -263,54 +359,21 @@ class Pass:
 
     bench: Bench
     base: Run
-    source: Run
+    written: Run
     local: Local
     scorer: Scorer
     numbers: Sequence[int]
 
 
-def final_reads(run: Run, base: Run, local: Local, pairs: Tensor) -> Tensor:
-    """Return a run's final stream at the positions read `[pair, read, d_model]`."""
-    del base
+def final_reads(run: Run, local: Local, pairs: Tensor) -> Float[Tensor, "pair read d_model"]:
+    """Return a run's final stream at the positions read."""
     reads = torch.tensor(local.extents.reads, device=pairs.device)[pairs]
     return run.stream[-1][pairs[:, None], reads]
 
 
-def _not_finite(metric: Metric, site: Site, example: int, value: float) -> str:
+def _not_finite(metrics: Sequence[Metric], site: Address, example: int, values: Sequence[float]) -> str:
+    name, value = next((m.name, v) for m, v in zip(metrics, values, strict=True) if not np.isfinite(v))
     return (
-        f"{metric.name} is {value} after patching {site} on example {example}: the patched run overflows. "
+        f"{name} is {value} after patching {site} on example {example}: the patched run overflows. "
         "Try dtype float32; the base and source runs are finite."
     )
-
-
-class Attempt:
-    """Swallows the out-of-memory errors of Python and torch, on GPU and processor, and notes that there was one.
-
-    The next attempt starts when the error is gone, and with it the tensors that its traceback held.
-    """
-
-    def __init__(self) -> None:
-        self.short = False
-
-    def __enter__(self) -> "Attempt":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
-        self.short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-            isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-        )
-        self.short = self.short and not isinstance(error, MemoryShortage)
-        return self.short
-
-
-class _Timer:
-    """Adds the seconds of a block to a phase."""
-
-    def __init__(self, seconds: dict[str, float], phase: str) -> None:
-        self.seconds, self.phase, self.began = seconds, phase, 0.0
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + time.perf_counter() - self.began

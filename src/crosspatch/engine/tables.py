@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crosspatch.draw import number, p_value, rich_table, table_html, with_interval
-from crosspatch.sites import Site
+from crosspatch.sites import Address
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +19,7 @@ class Row:
     """
 
     index: int
-    site: Site
+    site: Address
     effect: float
     low: float
     high: float

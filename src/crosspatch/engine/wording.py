@@ -1,12 +1,15 @@
 """Say in words what effects show, and warn of the known pitfalls of patching; pure functions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from crosspatch.draw import number, p_value, with_interval
 from crosspatch.engine.tables import Row
+from crosspatch.sites import Edge, Group
 
 METRIC_WORDS = {
     "logit_diff": "logit difference",
@@ -38,6 +41,7 @@ class Claim:
     unit: str
     normalised: bool
     n: int
+    act: str = ""  # what was done to the site, such as "Restoring"; from the direction if empty
 
 
 def metric_words(metric: str) -> str:
@@ -64,7 +68,7 @@ def sentence(claim: Claim) -> str:
 def _act(claim: Claim) -> str:
     row, what, noise = claim.row, metric_words(claim.metric), claim.direction == "noise"
     assert row is not None
-    start = f"{'Corrupting' if noise else 'Restoring'} {_place(row)} alone"
+    start = _start(claim, row)
     if not claim.normalised:
         verb = "raises" if row.effect >= 0 else "lowers"
         return f"{start} {verb} the {what} by {_size(_unsigned(claim))} {claim.unit}".rstrip()
@@ -75,6 +79,24 @@ def _act(claim: Claim) -> str:
         return f"{start} {'removes' if noise else 'recovers'} {_size(claim)} of the {what}"
     verb = "strengthens the behaviour" if noise else "hurts it further"
     return f"{start} {verb}: {_size(claim)} of the {what}"
+
+
+def _start(claim: Claim, row: Row) -> str:
+    """Say what was done to which site."""
+    act = claim.act or acting(claim.direction, {})
+    if isinstance(row.site, Group):
+        cut = any(isinstance(member, Edge) for member in row.site.members)
+        return f"{'Cutting' if cut else act} {_place(row)} together"
+    return f"{act} {_place(row)} alone"
+
+
+def acting(direction: str, settings: Mapping[str, Any]) -> str:
+    """Say what is done to a site, by the direction and the settings that a result stores."""
+    if settings.get("ablation"):
+        return f"{str(settings['ablation']['by']).capitalize()}-ablating"
+    if settings.get("to"):
+        return f"{'Corrupting' if direction == 'noise' else 'Restoring'} the paths to {settings['to']} from"
+    return "Corrupting" if direction == "noise" else "Restoring"
 
 
 def _unsigned(claim: Claim) -> Claim:
@@ -92,6 +114,8 @@ def _size(claim: Claim) -> str:
 
 def _place(row: Row) -> str:
     position = row.site.position
+    if isinstance(row.site, Group):
+        return row.site.name
     name = str(replace(row.site, position=None))
     if position is None:
         return name

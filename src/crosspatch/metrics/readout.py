@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 from jaxtyping import Bool, Float, Int
@@ -17,7 +18,7 @@ class Readout:
     """Hold what the model said at the last token of each row: logits of the answers, of the vocabulary if asked for.
 
     A row's answers may be fewer than the columns; the masks say which columns are real. `reference` holds the
-    log-probabilities of the clean run for the same example.
+    log-probabilities of the clean run for the same example, `base` those of the run that was patched.
     """
 
     right: Float[Tensor, "row right"]
@@ -27,6 +28,19 @@ class Readout:
     right_ids: Int[Tensor, "row right"]
     logits: Float[Tensor, "row vocab"] | None = None
     reference: Float[Tensor, "row vocab"] | None = None
+    wrong_ids: Int[Tensor, "row wrong"] | None = None
+    base: Float[Tensor, "row vocab"] | None = None
+
+    @cached_property
+    def logprobs(self) -> Float[Tensor, "row vocab"]:
+        """Log-probabilities of the vocabulary in float32, worked out once for all metrics.
+
+        Raises:
+            BadInput: the vocabulary was not asked for.
+        """
+        if self.logits is None:
+            raise BadInput("this metric reads the whole vocabulary, but Readout.logits is missing: say needs='vocab'.")
+        return self.logits.float().log_softmax(-1)
 
 
 Score = Callable[[Readout], Tensor]
@@ -37,8 +51,9 @@ class Metric:
     """Name one way to turn a `Readout` into one number a row.
 
     `needs` says whether the answers' logits are enough or the whole vocabulary must be computed; `needs_wrong` that
-    the task must give wrong answers; `needs_reference` that the clean run's log-probabilities must be there;
-    `sums_over_answer_tokens` that answers of several tokens may be scored by adding over their tokens.
+    the task must give wrong answers; `needs_reference` that the clean run's log-probabilities must be there,
+    `needs_base` those of the base run; `sums_over_answer_tokens` that answers of several tokens may be scored by adding
+    over their tokens.
     """
 
     name: str
@@ -49,6 +64,7 @@ class Metric:
     sums_over_answer_tokens: bool = False
     needs_reference: bool = False
     needs_wrong: bool = False
+    needs_base: bool = False
 
 
 def metric_from(

@@ -49,13 +49,21 @@ Watch = Callable[[Tensor], Tensor | None]
 
 @dataclass
 class Job:
-    """What attention must do for one call of one block."""
+    """What attention must do for one call of one block.
+
+    `see_keys` and `see_pattern` are shown each segment's; `edit_mask(segment, mask, (rows, heads))` gives another mask,
+    `edit_heads(segment, out, values)` writes into what the heads give `[row, query, head, d_head]`. `skip`: attention
+    gives zeros, since what the heads give is overwritten anyway.
+    """
 
     segments: Sequence[Segment] = ()
     keys: Float[Tensor, "pair kv pos d_head"] | None = None
     values: Float[Tensor, "pair kv pos d_head"] | None = None
     see_keys: Callable[[int, Tensor, Tensor], None] | None = None
     see_pattern: Callable[[int, Tensor], None] | None = None
+    edit_mask: Callable[[int, Tensor, tuple[int, int]], Tensor] | None = None
+    edit_heads: Callable[[int, Tensor, Tensor], None] | None = None
+    skip: bool = False
     original: str = "sdpa"
     watched: Mapping[int, Watch] = field(default_factory=dict)
     calls: int = 0
@@ -174,7 +182,9 @@ def _attend_packed(
     """Attend each segment's rows to their pair's earlier keys and values and to their own."""
     job.calls += 1
     query, _, value = qkv
-    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+    out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
+    if job.skip:
+        return out
     first = 0
     for index, segment in enumerate(job.segments):
         last = first + segment.tokens
@@ -185,10 +195,15 @@ def _attend_packed(
             k, v = _with_past(job.keys, k, segment), _with_past(job.values, v, segment)
         end = segment.start + segment.span
         part = None if mask is None else mask[..., segment.start : end, :end]
+        if job.edit_mask is not None:
+            part = query.new_zeros(1, 1, segment.span, end) if part is None else part
+            part = job.edit_mask(index, part, (segment.rows, query.shape[1]))
         # What a block gives comes from the model's own kernel, asked for patterns or not: the same numbers to the bit.
         result = _attend(job, module, (q, k, v), part, kwargs)[0]
         if job.see_pattern is not None:
             job.see_pattern(index, _pattern(job, module, (q, k, v), part, kwargs))
+        if job.edit_heads is not None:
+            job.edit_heads(index, result, v)
         out[0, first:last] = result.flatten(0, 1)
         first = last
     return out

@@ -8,12 +8,12 @@ from functools import partial
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosspatch.models.anatomy import Anatomy, Point
 from crosspatch.models.attention import Job, Segment, rerouted
 from crosspatch.models.blocks import block_list, embed, record_blocks
-from crosspatch.models.hooks import Visit
+from crosspatch.models.hooks import Visit, visiting
 from crosspatch.models.model import Model
 from crosspatch.models.packed import BlockCaller, Packed, Padded, Past, flat_visit, positions_of
 
@@ -93,11 +93,33 @@ def by_shape(starts: Sequence[int], lengths: Sequence[int]) -> dict[tuple[int, i
     return dict(sorted(groups.items()))
 
 
-def embedded(bench: Bench, prompts: Prompts) -> Float[Tensor, "pair pos d_model"]:
+@dataclass(frozen=True)
+class Overlay:
+    """Changes token embeddings, as the embedding module gives them: `scale * embedding + shift` at each position."""
+
+    scale: Float[Tensor, "pair pos 1"]
+    shift: Float[Tensor, "pair pos width"]
+
+    def on(self, pairs: Sequence[int], length: int) -> Visit:
+        """Return a visit of the embedding of these pairs' prompts, all of one length."""
+        scale, shift = self.scale[pairs, :length], self.shift[pairs, :length]
+        return lambda embedding: (embedding * scale + shift).to(embedding.dtype)
+
+    def to_length(self, length: int) -> "Overlay":
+        """Return the overlay of prompts that go on, unchanged, up to this length."""
+        more = length - self.shift.shape[1]
+        return Overlay(
+            nn.functional.pad(self.scale, (0, 0, 0, more), value=1.0), nn.functional.pad(self.shift, (0, 0, 0, more))
+        )
+
+
+def embedded(bench: Bench, prompts: Prompts, overlay: Overlay | None = None) -> Float[Tensor, "pair pos d_model"]:
     """Return what the first block reads; prompts of one length share a call, so that nothing is padded."""
     out: Tensor | None = None
+    module, point = bench.model.module, Point(bench.anatomy.embedding, "output")
     for (_, length), pairs in by_shape([0] * len(prompts.lengths), prompts.lengths).items():
-        part = embed(bench.model.module, bench.anatomy, prompts.ids[pairs, :length])
+        with visiting([] if overlay is None else [(module, point, overlay.on(pairs, length))]):
+            part = embed(module, bench.anatomy, prompts.ids[pairs, :length])
         if out is None:
             out = part.new_zeros(len(prompts.lengths), prompts.ids.shape[1], part.shape[-1])
         out[pairs, :length] = part
@@ -111,12 +133,13 @@ class Lane:
     """One of several runs that share each call of a block.
 
     With `starts`, pair i is run from position `starts[i]` on, against the first lane's keys and values before it: exact
-    where both lanes' prompts agree up to there. `kinds` are the activations to keep.
+    where both lanes' prompts agree up to there. `kinds` are the activations to keep, `overlay` changes the embeddings.
     """
 
     prompts: Prompts
     kinds: Sequence[str] = ()
     starts: Sequence[int] | None = None
+    overlay: Overlay | None = None
 
 
 def run_lanes(bench: Bench, lanes: Sequence[Lane]) -> list[Run]:
@@ -164,7 +187,9 @@ class _Running:
         shapes = by_shape(starts, prompts.lengths)
         segments = [Segment(s, n - s, torch.tensor(pairs, device=device)) for (s, n), pairs in shapes.items()]
         pairs = torch.cat([segment.pairs.repeat_interleave(segment.span) for segment in segments])
-        return cls(lane, Run([embedded(bench, prompts)]), keys, segments, pairs, positions_of(segments, device))
+        return cls(
+            lane, Run([embedded(bench, prompts, lane.overlay)]), keys, segments, pairs, positions_of(segments, device)
+        )
 
     @property
     def tokens(self) -> int:

@@ -5,6 +5,12 @@ from .grammar import Pattern as Pattern
 from .grammar import Selection as Selection
 from .grammar import parse as parse
 from .grammar import parse_site as parse_site
+from .group import Address as Address
+from .group import Edge as Edge
+from .group import Group as Group
+from .group import group_from_json as group_from_json
+from .group import group_to_json as group_to_json
+from .group import members_of as members_of
 from .items import EACH as EACH
 from .items import Item as Item
 from .items import Items as Items

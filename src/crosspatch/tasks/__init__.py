@@ -1,18 +1,33 @@
-"""Pairs of prompts with answers and named positions: from tokens, from texts, or generated for a known behaviour."""
+"""Pairs of prompts with answers and named positions: from tokens, texts or files, or generated for a behaviour."""
 
+from .agreement import sva as sva
 from .build import from_texts as from_texts
 from .build import from_tokens as from_tokens
 from .checking import TaskCheck as TaskCheck
 from .checking import check as check
 from .checking import check_metric as check_metric
 from .checking import keep_known as keep_known
+from .choices import colours as colours
+from .containers import boxes as boxes
+from .corruption import corrupt as corrupt
+from .corruption import key_positions as key_positions
+from .corruption import layout_of as layout_of
 from .countries import capitals as capitals
+from .gender import gender_bias as gender_bias
 from .indirect_object import ioi as ioi
+from .known_facts import facts as facts
+from .own import from_file as from_file
+from .pair import Corruption as Corruption
 from .pair import Pair as Pair
 from .pair import Task as Task
 from .registry import TASKS as TASKS
 from .registry import TaskInfo as TaskInfo
 from .registry import TaskOption as TaskOption
+from .registry import find_task as find_task
 from .registry import get_task as get_task
+from .repeats import induction as induction
 from .show import preview as preview
+from .signatures import docstring as docstring
+from .sums import arithmetic as arithmetic
 from .tokens import token_strings as token_strings
+from .years import greater_than as greater_than

@@ -1,6 +1,6 @@
 """What a task is worth on a model: does the model do it, do the pairs fit, can the metric score it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from math import inf, isnan, nan
 from statistics import fmean
@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from crosspatch.core.errors import BadInput, ManyTokenAnswer, NotFinite
 from crosspatch.tasks.forward import read_last_logits
-from crosspatch.tasks.pair import Pair, Task
+from crosspatch.tasks.pair import Pair, Task, take
 from crosspatch.tasks.tokens import OpenedModel, check_ids
 
 
@@ -19,8 +19,8 @@ class TaskCheck:
     `accuracy` is the share of clean prompts where the best right answer is above every wrong one (above the whole
     vocabulary if there is no wrong one), `wrong` the indices of the others. `logit_diff` and `corrupt_logit_diff` are
     the mean of right minus wrong logits on clean and corrupt prompts (NaN without wrong answers). `aligned` tells
-    whether the model's tokenizer gives the same tokens for the pairs' texts. Answers of several tokens count by their
-    first token.
+    whether the model's tokenizer gives the same tokens for the pairs' texts. Answers of several tokens are compared by
+    their first tokens alone: `first_token_only` says whether there are any.
     """
 
     task: str
@@ -30,6 +30,7 @@ class TaskCheck:
     logit_diff: float
     corrupt_logit_diff: float
     wrong: tuple[int, ...]
+    first_token_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,15 @@ def check(model: OpenedModel, task: Task) -> TaskCheck:
         logit_diff=fmean(map(_difference, clean)),
         corrupt_logit_diff=fmean(map(_difference, corrupt)),
         wrong=wrong,
+        first_token_only=any(len(each) > 1 for pair in task.pairs for each in (*pair.right, *pair.wrong)),
     )
 
 
 def keep_known(model: OpenedModel, task: Task) -> Task:
     """Keep the pairs that the model knows: right above wrong on the clean prompt, wrong above right on the corrupt.
 
-    For tasks whose corrupt prompt has the wrong answer as its answer. The settings record how many pairs were `checked`
+    For tasks whose corrupt prompt has the wrong answer as its answer; answers of several tokens are compared by their
+    first tokens alone. The settings record how many pairs were `checked`
     and `dropped`. Raises BadInput if a pair has no wrong answer or if no pair is left.
     """
     _require_wrong(task, "keep_known compares right with wrong answers")
@@ -93,13 +96,7 @@ def keep_known(model: OpenedModel, task: Task) -> Task:
             f"model {model.name!r} gets none of the {len(task.pairs)} pairs of task {task.name!r} right on both sides, "
             "so patching would explain nothing. See check(model, task), and choose another task or model."
         )
-    counts = {"n": len(kept), "checked": len(task.pairs), "dropped": len(task.pairs) - len(kept)}
-    return replace(
-        task,
-        pairs=tuple(task.pairs[i] for i in kept),
-        settings={**task.settings, **counts},
-        tokens=tuple(task.tokens[i] for i in kept) if task.tokens else (),
-    )
+    return take(task, kept, checked=len(task.pairs), dropped=len(task.pairs) - len(kept))
 
 
 def check_metric(task: Task, metric: Scoring) -> None:

@@ -1,14 +1,15 @@
 """Indirect object identification: "When Mary and John went to the store, John gave a drink to" → Mary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from crosspatch.core.errors import BadInput
 from crosspatch.tasks.lexicon import IOI_TEMPLATES, NAMES, OBJECTS, PLACES
 from crosspatch.tasks.pair import Pair, Task
-from crosspatch.tasks.tokens import OpenedModel, continue_with, encode, token_strings, tokenizer_of
+from crosspatch.tasks.prompts import Drawn, Prompt, compose, make_pair, make_task
+from crosspatch.tasks.tokens import OpenedModel, tokenizer_of
+from crosspatch.tasks.words import check_choice, check_n, of_one_length, spread, usable
 
 CORRUPTIONS = ("S2", "S1+IO", "ABC")
 ORDERS = ("mixed", "ABBA", "BABA")
@@ -22,7 +23,7 @@ Cast = tuple[str, str, str]  # the names standing as IO, S1 and S2
 class _Words:
     """Hold the words that this tokenizer can use: names with their one token, places and objects of one length each."""
 
-    names: dict[str, int]
+    names: Mapping[str, int]
     places: Sequence[str]
     objects: Sequence[str]
 
@@ -51,116 +52,68 @@ def ioi(
     `corrupt`: "S2" puts IO in the place of the repeated name, so that the answer flips to S; "S1+IO" replaces the first
     two names, "ABC" all three, by other random names. `order`: IO first ("ABBA"), S first ("BABA"), or half each.
     `template` fixes one of the wordings, and with it one length and layout for all prompts; None mixes them.
-    Positions: IO, S1, S1+1, S2, S2+1, end. The same seed gives the same task.
+    Positions: IO, S1, S1+1, S2, S2+1, end. The task's `alternatives` hold the corrupt prompts of the other two ways,
+    which are those that the same seed gives with that `corrupt`. The same seed gives the same task.
 
     Raises BadInput for an option that does not exist, a model without tokenizer, or one that has fewer than 20 of the
     names as single tokens.
     """
     _check_options(n, corrupt, order, template)
     tokenizer = tokenizer_of(model)
-    words = _usable_words(tokenizer, model.name)
+    words = _Words(
+        usable(model, NAMES, after="and", fewest=FEWEST_NAMES, of="ioi: names"),
+        of_one_length(tokenizer, PLACES),
+        of_one_length(tokenizer, OBJECTS),
+    )
     rng = Random(seed)
     scenes = _draw_scenes(n, rng, words=words, order=order, template=template)
-    pairs = [_make_pair(model, words, scene=scene, corrupt=corrupt, rng=rng) for scene in scenes]
-    return Task(
-        "ioi",
-        tuple(pairs),
-        settings={
-            "n": n,
-            "seed": seed,
-            "corrupt": corrupt,
-            "order": order,
-            "template": "mixed" if template is None else template,
-        },
-        tokens=tuple(token_strings(tokenizer, pair.clean) for pair in pairs),
-    )
+    drawn = [_draw(model, words, scene=scene, corrupt=corrupt, rng=rng) for scene in scenes]
+    settings = {
+        "n": n,
+        "seed": seed,
+        "corrupt": corrupt,
+        "order": order,
+        "template": "mixed" if template is None else template,
+    }
+    return make_task(model, "ioi", drawn=drawn, settings=settings, pairs=[_make_pair(model, each) for each in drawn])
 
 
 def _check_options(n: int, corrupt: str, order: str, template: int | None) -> None:
-    if n < 1:
-        raise BadInput(f"n={n}: ask for at least one pair.")
-    for what, given, allowed in (("corrupt", corrupt, CORRUPTIONS), ("order", order, ORDERS)):
-        if given not in allowed:
-            raise BadInput(f"{what}={given!r} is not one of {', '.join(map(repr, allowed))}.")
+    check_n(n)
+    check_choice("corrupt", corrupt, CORRUPTIONS)
+    check_choice("order", order, ORDERS)
     if template is not None and not 0 <= template < len(IOI_TEMPLATES):
         raise BadInput(f"template={template} does not exist: give 0 to {len(IOI_TEMPLATES) - 1}, or None to mix them.")
-
-
-def _usable_words(tokenizer: Any, model: str) -> _Words:
-    names = {name: ids[0] for name in NAMES if len(ids := continue_with(tokenizer, "and", answer=f" {name}")) == 1}
-    names = {name: token for name, token in names.items() if token != tokenizer.unk_token_id}
-    if len(names) < FEWEST_NAMES:
-        raise BadInput(
-            f"only {len(names)} of {len(NAMES)} names are single tokens for the tokenizer of {model!r}, and ioi needs "
-            f"{FEWEST_NAMES}. Give prompts of your own with from_texts."
-        )
-    return _Words(names, _of_one_length(tokenizer, PLACES), _of_one_length(tokenizer, OBJECTS))
-
-
-def _of_one_length(tokenizer: Any, words: Sequence[str]) -> list[str]:
-    """Keep the largest group of words with equally many tokens, so that one template has one length."""
-    groups: dict[int, list[str]] = {}
-    for word in words:
-        groups.setdefault(len(continue_with(tokenizer, "the", answer=f" {word}")), []).append(word)
-    return max(groups.values(), key=len)
 
 
 def _draw_scenes(n: int, rng: Random, *, words: _Words, order: str, template: int | None) -> list[_Scene]:
     templates = list(range(len(IOI_TEMPLATES))) if template is None else [template]
     orders = ["ABBA", "BABA"] if order == "mixed" else [order]
-    chosen = _spread(templates, n, rng), _spread(orders, n, rng)
+    chosen = spread(templates, n, rng), spread(orders, n, rng)
     return [_Scene(t, o, rng.choice(words.places), rng.choice(words.objects)) for t, o in zip(*chosen, strict=True)]
 
 
-def _spread(options: list[Any], n: int, rng: Random) -> list[Any]:
-    """Use each option equally often, in random order."""
-    repeated = (options * (n // len(options) + 1))[:n]
-    return rng.sample(repeated, n)
-
-
-def _make_pair(model: OpenedModel, words: _Words, *, scene: _Scene, corrupt: str, rng: Random) -> Pair:
+def _draw(model: OpenedModel, words: _Words, *, scene: _Scene, corrupt: str, rng: Random) -> Drawn:
     io, s, x, y, z = rng.sample(list(words.names), 5)
-    clean: Cast = (io, s, s)
-    other: Cast = {"S2": (io, s, io), "S1+IO": (x, y, s), "ABC": (x, y, z)}[corrupt]
-    texts = _write(scene, clean), _write(scene, other)
-    ids = encode(model, texts[0])
-    places = _locate(model, words, scene=scene, cast=clean, spare=x)
-    return Pair(
-        clean=ids,
-        corrupt=encode(model, texts[1]),
-        right=((words.names[io],),),
-        wrong=((words.names[s],),),
-        names=_name_positions(places, len(ids)),
-        clean_text=texts[0],
-        corrupt_text=texts[1],
+    casts: dict[str, Cast] = {"S2": (io, s, io), "S1+IO": (x, y, s), "ABC": (x, y, z)}
+    prompts = {way: _write(model, scene, cast) for way, cast in casts.items()}
+    return Drawn(
+        clean=_write(model, scene, (io, s, s)),
+        corrupt=prompts.pop(corrupt),
+        right=[words.names[io]],
+        wrong=[words.names[s]],
+        others=prompts,
     )
 
 
-def _write(scene: _Scene, cast: Cast) -> str:
-    io, s1, s2 = cast
-    first, second = (io, s1) if scene.order == "ABBA" else (s1, io)
-    template = IOI_TEMPLATES[scene.template]
-    return template.format(first=first, second=second, giver=s2, place=scene.place, object=scene.object)
+def _write(model: OpenedModel, scene: _Scene, cast: Cast) -> Prompt:
+    """Write a scene with its roles as slots, so that they name positions."""
+    first, second = ("{IO}", "{S1}") if scene.order == "ABBA" else ("{S1}", "{IO}")
+    wording = IOI_TEMPLATES[scene.template]
+    template = wording.format(first=first, second=second, giver="{S2}", place=scene.place, object=scene.object)
+    return compose(model, template, dict(zip(("IO", "S1", "S2"), cast, strict=True)))
 
 
-def _locate(model: OpenedModel, words: _Words, *, scene: _Scene, cast: Cast, spare: str) -> dict[str, int]:
-    """Find each name's token: the only one that changes when that name is replaced by another of one token."""
-    ids = encode(model, _write(scene, cast))
-    found: dict[str, int] = {}
-    io, s1, s2 = cast
-    swaps: dict[str, Cast] = {"IO": (spare, s1, s2), "S1": (io, spare, s2), "S2": (io, s1, spare)}
-    for name, (role, swap) in zip(cast, swaps.items(), strict=True):
-        swapped = encode(model, _write(scene, swap))
-        changed = [index for index, (a, b) in enumerate(zip(ids, swapped, strict=False)) if a != b]
-        if len(swapped) != len(ids) or len(changed) != 1 or ids[changed[0]] != words.names[name]:
-            raise BadInput(
-                f"the tokenizer of {model.name!r} merges {name!r} with the words around it in "
-                f"{_write(scene, cast)!r}, so positions cannot be named. Give prompts of your own with from_texts."
-            )
-        found[role] = changed[0]
-    return found
-
-
-def _name_positions(places: dict[str, int], length: int) -> dict[str, int]:
-    after = {f"{role}+1": places[role] + 1 for role in ("S1", "S2") if places[role] + 1 < length}
-    return dict(sorted({**places, **after, "end": length - 1}.items(), key=lambda item: item[1]))
+def _make_pair(model: OpenedModel, drawn: Drawn) -> Pair:
+    stops = {role: drawn.clean.spans[role][1] for role in ("S1", "S2")}
+    return make_pair(model, drawn, {f"{role}+1": at for role, at in stops.items() if at < len(drawn.clean.ids)})

@@ -1,4 +1,4 @@
-"""The words that the generators draw from: names, places, objects, templates, and capitals with their countries."""
+"""The words that the generators draw from: names, places, nouns, templates, and capitals with their countries."""
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -80,3 +80,66 @@ CAPITALS = (
     ("Tashkent", "Uzbekistan"), ("Caracas", "Venezuela"), ("Hanoi", "Vietnam"), ("Sanaa", "Yemen"),
     ("Lusaka", "Zambia"), ("Harare", "Zimbabwe"),
 )  # fmt: skip
+
+# what lasts from one year to another
+EVENTS = _split(
+    "war siege plague drought trial voyage dynasty dispute campaign revolt famine treaty project reign conflict "
+    "journey truce alliance mission rebellion strike crusade expedition partnership boom empire"
+)
+
+# names that an argument of a function may have
+ARGUMENTS = _split(
+    "load size files port color shape label order group level point source image field table row page box ring card "
+    "bank ship road land plant stock price bill team game match race song film scene story book letter north south "
+    "east west morning night summer winter hand head foot face voice heart line sound light fire wind rain snow "
+    "ground floor wall door roof glass gold iron wood"
+)
+
+# what a docstring may say about them
+NOTIONS = _split(
+    "oil crime water stone paper market garden river mountain music dinner doctor village city window metal horse "
+    "bird fish forest island bridge castle kitchen evening engine battle peace wealth health unit dark piece"
+)
+
+# singular, plural
+NOUNS = tuple(
+    (noun, f"{noun}s")
+    for noun in _split(
+        "author doctor teacher student friend king artist lawyer farmer pilot boy girl parent worker player singer "
+        "driver manager soldier guard customer neighbor actor judge writer officer dancer poet guest brother sister"
+    )
+)
+CLAUSE_VERBS = (("likes", "like"), ("knows", "know"), ("sees", "see"), ("loves", "love"), ("hates", "hate"),
+                ("follows", "follow"), ("remembers", "remember"))  # fmt: skip
+PREPOSITIONS = _split("near behind")
+
+# professions by the pronoun of the stereotype
+WOMEN_JOBS = _split(
+    "nurse secretary receptionist librarian teacher dancer maid nanny hairdresser cleaner babysitter "
+    "stylist cashier florist midwife typist housekeeper therapist"
+)
+MEN_JOBS = _split(
+    "engineer mechanic soldier carpenter plumber pilot farmer boss guard captain surgeon lawyer butcher "
+    "miner sheriff janitor programmer driver chef president scientist"
+)
+
+# those of NAMES that are given to one gender
+GIRL_NAMES = _split(
+    "Alice Amanda Amy Angela Anna Anne Barbara Carol Caroline Clara Diana Elizabeth Emily Emma Eva Hannah Helen Jane "
+    "Jennifer Jessica Julia Julie Karen Kate Laura Linda Lisa Louise Lucy Margaret Maria Marie Martha Mary Melissa "
+    "Michelle Nancy Nicole Rachel Rebecca Rose Ruth Sandra Sarah Sophie Susan Victoria Wendy"
+)
+BOY_NAMES = _split(
+    "Adam Alan Albert Andrew Anthony Arthur Ben Bill Bob Brian Bruce Carl Charles Daniel David Donald Edward Eric "
+    "Frank Fred Gary George Greg Harry Henry Ian Jack Jacob James Jason Jim John Jonathan Joseph Kevin Larry Luke Mark "
+    "Martin Matthew Michael Mike Nathan Oliver Paul Peter Philip Richard Robert Roger Simon Stephen Steve Thomas Tom "
+    "Tony Victor Walter William"
+)
+
+COLOURS = _split("red blue green yellow black white brown pink orange purple gray silver gold")
+
+# what fits into a box
+THINGS = _split(
+    "apple key coat book ring ball map cup knife watch phone bottle letter hat coin shirt clock lamp camera brush rope "
+    "candle mirror stone cake bread shoe toy pen bell flag glass"
+)

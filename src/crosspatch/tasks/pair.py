@@ -1,12 +1,15 @@
 """A pair of prompts with answers and named positions, and a task: many pairs with a metric."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from crosspatch.core.errors import BadInput, UnalignedPair
 from crosspatch.sites.site import TOGETHER, split_name
 
 Answer = tuple[int, ...]
+TOKENS = "replace"
+EMBEDDINGS = ("gaussian", "zero", "mean")
+RESAMPLE = "resample"
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,43 @@ class Pair:
             _check_name(name, index, len(self.clean))
 
 
+@dataclass(frozen=True)
+class Corruption:
+    """Say how the corrupt run is made.
+
+    `by` is "replace" (the pair's own corrupt prompt: symmetric token replacement), "resample" (the key tokens of
+    another example), the name of a task's alternative such as "ABC", or, on the clean prompt's embeddings at the key
+    positions: "gaussian" (noise of `sigma` standard deviations of the token embeddings, effects averaged over `draws`),
+    "zero", or "mean" (over the task's clean prompts of the same layout, at each position). Key positions are the names
+    in `at`, or those where the pair's prompts differ.
+    """
+
+    by: str = TOKENS
+    at: tuple[str, ...] = ()
+    sigma: float = 3.0
+    draws: int = 1
+    seed: int = 0
+
+    @property
+    def of_embeddings(self) -> bool:
+        """Whether the corrupt run has the clean tokens with other embeddings."""
+        return self.by in EMBEDDINGS
+
+    def settings(self) -> dict[str, str | int | float]:
+        """Return what a result stores of it."""
+        own: dict[str, str | int | float] = {"by": self.by, "at": ",".join(self.at) or "where the prompts differ"}
+        if self.by in ("gaussian", RESAMPLE):
+            own |= {"seed": self.seed}
+        return own | ({"sigma": self.sigma, "draws": self.draws} if self.by == "gaussian" else {})
+
+
 @dataclass(frozen=True, repr=False)
 class Task:
     """Hold pairs, the metric to score them by, and the settings that made them.
 
     `tokens` are the display strings of each clean prompt's tokens, one tuple a pair. `alternatives` names other corrupt
-    prompts for the same clean ones, such as "ABC" of IOI, one token-id tuple a pair. Raises BadInput without pairs or
+    prompts for the same clean ones, such as "ABC" of IOI, one token-id tuple a pair; `corruption` says how the corrupt
+    runs are made (see `corrupt`). Raises BadInput without pairs or
     if `tokens` or `alternatives` do not match them.
     """
 
@@ -55,6 +89,7 @@ class Task:
     settings: Mapping[str, str | int | float] = field(default_factory=dict)
     tokens: tuple[tuple[str, ...], ...] = ()
     alternatives: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    corruption: Corruption = field(default_factory=Corruption)
 
     def __post_init__(self) -> None:
         if not self.pairs:
@@ -63,7 +98,9 @@ class Task:
             raise BadInput(f"task {self.name!r}: tokens must hold one string for each token of each clean prompt.")
         for name, prompts in self.alternatives.items():
             if [len(prompt) for prompt in prompts] != [len(pair.clean) for pair in self.pairs]:
-                raise BadInput(f"task {self.name!r}: alternative {name!r} must hold a prompt as long as each clean one.")
+                raise BadInput(
+                    f"task {self.name!r}: alternative {name!r} must hold a prompt as long as each clean one."
+                )
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -72,6 +109,17 @@ class Task:
         lengths = sorted({len(pair.clean) for pair in self.pairs})
         span = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
         return f"Task({self.name!r}, {len(self.pairs)} pairs of {span} tokens, metric {self.metric!r})"
+
+
+def take(task: Task, indices: Sequence[int], **settings: str | int | float) -> Task:
+    """Keep the pairs at `indices`, with all that belongs to them; `settings` are added to the task's own."""
+    return replace(
+        task,
+        pairs=tuple(task.pairs[i] for i in indices),
+        settings={**task.settings, "n": len(indices), **settings},
+        tokens=tuple(task.tokens[i] for i in indices) if task.tokens else (),
+        alternatives={name: tuple(prompts[i] for i in indices) for name, prompts in task.alternatives.items()},
+    )
 
 
 def _check_name(name: str, index: int, length: int) -> None:
