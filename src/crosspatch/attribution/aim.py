@@ -1,0 +1,63 @@
+"""The answers of a task as one linear reading of the last stream."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from crosspatch.attribution.linear import Pulled
+from crosspatch.engine.readout import Targets
+from crosspatch.models.anatomy import Readout
+from crosspatch.models.blocks import final_stream, logits_of
+from crosspatch.models.model import Model
+
+
+@dataclass(frozen=True)
+class Aim:
+    """The answers as one row of weights and a bias for each pair."""
+
+    model: Model
+    ids: Tensor
+    weights: Float64[Tensor, "pair answer"]
+
+    @classmethod
+    def of(cls, model: Model, targets: Targets, answer: str) -> "Aim":
+        """Weigh right answers against wrong ones, each side by its mean."""
+        ids = torch.cat([targets.right[:, 0], targets.wrong[:, 0]], dim=1)
+        right, wrong = (mask[:, 0].double() for mask in (targets.right_mask, targets.wrong_mask))
+        right, wrong = (mask / mask.sum(1, keepdim=True).clamp_min(1) for mask in (right, wrong))
+        signs = {"diff": (1, -1), "right": (1, 0), "wrong": (0, 1)}[answer]
+        return cls(model, ids, torch.cat([right * signs[0], wrong * signs[1]], dim=1))
+
+    @property
+    def readout(self) -> Readout:
+        """How the model turns its last stream into logits."""
+        return self.model.anatomy.readout
+
+    def each(self, stream: Tensor, *, softcap: bool) -> Float64[Tensor, "pair answer"]:
+        """Return each answer's logit as the model itself gives it."""
+        readout, module = self.readout, self.model.module
+        with torch.no_grad():
+            final = final_stream(module, readout, stream)
+            return logits_of(module, readout if softcap else replace(readout, softcap=0.0), final, self.ids).double()
+
+    def logits(self, stream: Tensor, *, softcap: bool) -> Float64[Tensor, " pair"]:
+        """Return what the parts must add up to."""
+        return (self.each(stream, softcap=softcap) * self.weights).sum(1)
+
+    def largest(self, stream: Tensor) -> float:
+        """Return the largest absolute logit of an answer that counts: errors are relative to it."""
+        return float((self.each(stream, softcap=False) * (self.weights != 0)).abs().max())
+
+    def direction(self) -> Pulled:
+        """Return the answers' direction in the stream that the unembedding reads, and their bias."""
+        unembed = self.model.module.get_submodule(self.readout.unembed)
+        weight: Tensor = unembed.weight.data  # pyright: ignore[reportAssignmentType, reportAttributeAccessIssue]
+        bias = getattr(unembed, "bias", None)
+        scaled = self.weights * self.readout.scale
+        direction = torch.einsum("pa,pad->pd", scaled, weight[self.ids].double())
+        constant = (
+            torch.zeros_like(scaled) if not isinstance(bias, Tensor) else scaled * bias.detach()[self.ids].double()
+        )
+        return Pulled(direction, constant.sum(1))
