@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 import crosspatch
+import crosspatch.attribution
 import crosspatch.engine
+import crosspatch.lenses
 import crosspatch.models
+import crosspatch.referee
+import crosspatch.report
 
-LAZY = [crosspatch, crosspatch.engine, crosspatch.models]
+LAZY = [
+    *(crosspatch, crosspatch.engine, crosspatch.models),
+    *(crosspatch.attribution, crosspatch.lenses, crosspatch.referee, crosspatch.report),
+]
 
 
 def declared(module):

@@ -210,3 +210,24 @@ def test_interrupt_before_the_sweep_leaves_nothing(call, tiny, here, monkeypatch
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1].startswith("interrupted: what was not saved yet")
     assert list(here.iterdir()) == []
+
+
+def test_a_killed_run_goes_on_where_it_was(tiny, document, here):
+    """kill -9 leaves the finished patches; the same command runs the rest, to the same bits, and tidies up."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, "patch", str(tiny), *QUESTION], cwd=here, stderr=subprocess.PIPE, text=True
+    )
+    for line in child.stderr:
+        if "patches ·" in line:
+            break
+    child.kill()
+    child.communicate()
+    (journal,) = here.rglob("journal")
+    assert list(journal.glob("*.log"))
+    told = document("patch", tiny, *QUESTION)
+    assert told["complete"] is True
+    assert not journal.exists()
+    resumed = Effects.load(told["folder"])
+    whole = Effects.load(document("patch", tiny, *QUESTION, "--out", here / "whole")["folder"])
+    np.testing.assert_array_equal(resumed.raw, whole.raw)
+    assert resumed.provenance["settings"]["packs"] < whole.provenance["settings"]["packs"]

@@ -19,6 +19,11 @@ print("HEAVY", *heavy)
 VERBS = (
     "demo",
     "patch",
+    "path",
+    "knockout",
+    "audit",
+    "attribute",
+    "lens",
     "sites",
     "tasks",
     "doctor",

@@ -5,19 +5,31 @@ import typer
 from typer.main import get_command
 
 from crosspatch.cli.app import app
-from crosspatch.cli.options import DEFAULT_FOLDER, METRICS, SITES, name_default_folder
+from crosspatch.cli.options import DEFAULT_FOLDER, METRICS, SITES, Ablate, Through, name_default_folder
 
 TALK = {"--json", "--quiet"}
 MACHINE = {"--device", "--dtype"}
 TASK = {"--task", "--n", "--seed", "--set"}
 
+KEPT = {"--top", "--out", "--report", "--no-report", "--require-accuracy", "--dry-run"}
+NOISE = {"--corrupt", "--draws", "--sigma"}
+
 SURFACE = {
     "demo": {"--n", "--seed", "--out", "--open", "--no-open", "--device"} | TALK,
-    "patch": {"MODEL", "--sites", "--direction", "--metric", "--top", "--out", "--report", "--no-report", "--resume"}
-    | {"--require-accuracy", "--memory", "--tokens", "--dry-run"}
+    "patch": {"MODEL", "--sites", "--window", "--direction", "--ablate", "--metric", "--resume", "--memory", "--tokens"}
+    | NOISE
+    | KEPT
     | TASK
     | MACHINE
     | TALK,
+    "path": {"MODEL", "--senders", "--to", "--through", "--direction", "--metric"} | KEPT | TASK | MACHINE | TALK,
+    "knockout": {"MODEL", "--query", "--key", "--heads", "--width", "--metric"} | KEPT | TASK | MACHINE | TALK,
+    "audit": {"MODEL", "--sites", "--draws", "--windows", "--corruptions", "--metrics", "--out", "--report"}
+    | TASK
+    | MACHINE
+    | TALK,
+    "attribute": {"MODEL", "--by", "--parts", "--run", "--answer", "--top", "--out"} | TASK | MACHINE | TALK,
+    "lens": {"MODEL", "--heads", "--weighting", "--run", "--repeated", "--out"} | TASK | MACHINE | TALK,
     "sites": {"MODEL"} | MACHINE | TALK,
     "tasks": {"NAME", "--check", "--model", "--preview", "--no-preview", "--n", "--seed", "--set"} | MACHINE | TALK,
     "doctor": {"MODEL"} | MACHINE | TALK,
@@ -63,11 +75,24 @@ def test_every_verb_has_help(call):
 
 def test_words_repeated_in_the_light_module_are_the_engines():
     """The default sites and the metrics named in the help are those that the engine has."""
+    from crosspatch.cli.audit import METRICS as AUDITED
+    from crosspatch.cli.folder import AUDIT
+    from crosspatch.cli.question import EMBEDDINGS
+    from crosspatch.engine.ablation import ABLATIONS
     from crosspatch.engine.patching import SITES as ENGINE_SITES
+    from crosspatch.engine.paths import THROUGH
     from crosspatch.metrics import METRICS as ALL
+    from crosspatch.referee.grid import METRICS_READ
+    from crosspatch.referee.result import INDEX
+    from crosspatch.tasks import pair
 
     assert SITES == ENGINE_SITES
     assert tuple(ALL) == METRICS
+    assert tuple(Ablate) == ABLATIONS
+    assert tuple(Through) == THROUGH
+    assert EMBEDDINGS == pair.EMBEDDINGS
+    assert tuple(AUDITED.split(",")) == METRICS_READ
+    assert AUDIT == INDEX
 
 
 @pytest.mark.parametrize(

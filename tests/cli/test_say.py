@@ -75,7 +75,7 @@ def test_a_terminal_without_arrows_gets_question_marks():
     import subprocess
 
     code = "import sys; sys.argv = ['crosspatch', 'tasks']\nfrom crosspatch.cli import main; main()"
-    code = f"from crosspatch.cli import tasks\ntasks.list_text = lambda info: '→'\n{code}"
+    code = f"from crosspatch.cli import tasks\ntasks.list_text = lambda info, published=False: '→'\n{code}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=False, env={"PYTHONIOENCODING": "ascii", "PATH": ""}
     )

@@ -8,6 +8,7 @@ import torch
 
 from crosspatch.cli.sites import carrier, rows, tree
 from crosspatch.models import Check, open_model
+from crosspatch.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,8 @@ def test_carrier_of_a_block_is_the_block(model):
 def test_tasks_are_listed_with_their_options(call, document):
     """Without a model, each task has its summary and its options with their values."""
     told = {one["task"]: one for one in document("tasks")["tasks"]}
-    assert set(told) == {"ioi", "capitals"}
+    assert list(told) == list(TASKS)
+    assert len(told) > 10
     assert told["ioi"]["options"][0]["values"] == ["S2", "S1+IO", "ABC"]
     text = call("tasks", "capitals").stdout
     assert "known_only=false|true" in text
@@ -131,7 +133,15 @@ def test_all_tasks_are_checked_without_a_name(call, tiny):
     """Without a name, every task is checked, without previews."""
     result = call("tasks", "--check", tiny, "--n", 3, "--json")
     assert result.exit_code in (0, 3)
-    assert [one["task"] for one in json.loads(result.stdout)["tasks"]] == ["ioi", "capitals"]
+    told = {one["task"]: one for one in json.loads(result.stdout)["tasks"]}
+    assert list(told) == list(TASKS)
+    assert (told["ioi"]["n"], told["ioi"]["problem"]) == (3, None)
+    lines = call("tasks", "--check", tiny, "--n", 3).stdout.splitlines()
+    assert lines[0].split()[:3] == ["task", "n", "accuracy"]
+    for name, one in told.items():
+        row = next(line for line in lines if line.split()[:1] == [name])
+        assert row.endswith(one["verdict"])
+        assert (f"{name}: {one['problem']}" in lines) == (one["problem"] is not None)
 
 
 def test_doctor_checks_the_installation(call, document):

@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -81,7 +82,7 @@ def test_on_a_terminal_a_bar_shows_done_total_rate_and_note(clock):
     bar._bar.refresh()
     shown = out.getvalue()
     bar.close()
-    for part in ("sites", "4/8", "2 sites/s", "[saved] 12 forwards"):
+    for part in ("sites", "4/8", "2/s", "[saved] 12 forwards"):
         assert part in shown
 
 
@@ -104,3 +105,14 @@ def test_the_default_writes_to_standard_error(capsys, clock):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "1/2 sites" in captured.err
+
+
+def test_a_bar_of_large_numbers_fits_eighty_columns(clock):
+    bar, out = listener(terminal=True, width=80)
+    bar.start(163_200, "patches")
+    clock[0] += 2
+    bar.advance(13_000, "128k saved")
+    bar._bar.refresh()
+    bar.close()
+    lines = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()))
+    assert any("13000/163200" in line and "6,500/s" in line and line.rstrip().endswith("128k saved") for line in lines)

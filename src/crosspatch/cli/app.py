@@ -9,11 +9,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from crosspatch.cli.attribute import attribute
+from crosspatch.cli.audit import audit
 from crosspatch.cli.bench import bench
 from crosspatch.cli.demo import demo
 from crosspatch.cli.doctor import doctor
+from crosspatch.cli.knockout import knockout
+from crosspatch.cli.lens import lens
 from crosspatch.cli.options import ResumableVerb
 from crosspatch.cli.patch import patch
+from crosspatch.cli.path import path
 from crosspatch.cli.report import report
 from crosspatch.cli.runs import runs_app
 from crosspatch.cli.say import BAD_INPUT, INTERRUPTED, error
@@ -27,6 +32,7 @@ ABOUT = """Find which parts of a neural network cause a behaviour, by exact acti
 crosspatch demo
 crosspatch patch gemma-3-270m --task ioi
 crosspatch patch gemma-3-270m --task ioi --sites attn.head@end
+crosspatch audit gemma-3-270m --task ioi
 crosspatch runs
 """
 EXITS = (
@@ -84,6 +90,11 @@ def root(
 
 app.command(cls=ResumableVerb)(demo)
 app.command(cls=ResumableVerb)(patch)
+app.command()(path)
+app.command()(knockout)
+app.command()(audit)
+app.command()(attribute)
+app.command()(lens)
 app.command()(sites)
 app.command()(tasks)
 app.command()(doctor)

@@ -23,7 +23,7 @@ def bench(
     *,
     task: given.TaskOfBench = "ioi",
     sites: given.SitesOfBench = "resid.pre",
-    n: given.Pairs = 4,
+    n: given.FixedPairs = 4,
     seed: given.Seed = 0,
     settings: given.Settings = None,
     device: given.Device = None,

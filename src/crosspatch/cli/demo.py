@@ -9,9 +9,10 @@ import typer
 from crosspatch.cli import options as given
 from crosspatch.cli.folder import Place, find_place, is_complete, writable
 from crosspatch.cli.question import Ask, Question, make_task, open_model, pose
-from crosspatch.cli.running import keep, run_question, tell_failed
+from crosspatch.cli.running import Keeping, keep, run_question, tell_failed
 from crosspatch.cli.say import Voice
-from crosspatch.cli.show import effects_text, ending, row_of
+from crosspatch.cli.show import effects_text, ending
+from crosspatch.report.summary import row_of
 
 if TYPE_CHECKING:
     from crosspatch.engine.effects import Effects
@@ -30,7 +31,7 @@ DemoOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.
 
 def demo(
     *,
-    n: given.Pairs = 16,
+    n: given.FixedPairs = 16,
     seed: given.Seed = 0,
     out: DemoOut = FOLDER,
     open_page: Open = False,
@@ -53,7 +54,7 @@ def demo(
     with writable(place.folder):
         effects = _sweep(question, place, voice)
         again = _sweep(_pose(model, voice, sites=HEADS, n=n, seed=seed + 1), place, voice)
-        outcome = keep(question, effects, place, top=10, report=True, required=0.5)
+        outcome = keep(question, effects, place, how=Keeping())
     heads = same_heads(outcome.effects, again)
     voice.document({**outcome.summary, "same_heads": heads})
     voice.show(*effects_text(outcome.effects, strongest(outcome.effects)))
@@ -65,11 +66,11 @@ def demo(
 
 
 def _pose(model: "Model", voice: Voice, *, sites: str, n: int, seed: int) -> Question:
-    return pose(model, make_task(TASK, model, voice, n=n, seed=seed), Ask(sites, "denoise", None))
+    return pose(model, make_task(TASK, model, voice, n=n, seed=seed), Ask(sites))
 
 
 def _sweep(question: Question, place: Place, voice: Voice) -> "Effects":
-    effects = run_question(question, place, voice)
+    (effects,) = run_question(question, place, voice)
     if not is_complete(effects):
         raise KeyboardInterrupt  # half of a demo is not worth keeping
     return effects

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from crosspatch.cli.options import DEFAULT_FOLDER
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from crosspatch.engine.effects import Effects
 
 ROOT = Path("runs")
+AUDIT = "audit.json"
 ARRAYS, META, PAGE, SUMMARY = "arrays.safetensors", "meta.json", "report.html", "summary.json"
+JOURNAL = "journal"  # finished patches of a run that has not come to its end
 EXPORTS = ("effects.csv", "effects.json", "effects.md")
 
 
@@ -38,8 +41,30 @@ class Place:
 
 def default_folder(question: "Question") -> Path:
     """Name the folder of a question: `runs/ioi-gemma-3-270m-7f3a2c`."""
-    model = re.sub(r"[^\w.-]+", "-", question.model.name.rsplit("/", 1)[-1]).strip("-.") or "model"
-    return ROOT / f"{question.task.name}-{model}-{question.key}"
+    return ROOT / f"{plain_name(question.task.name)}-{plain_name(question.model.name)}-{question.key}"
+
+
+def plain_name(name: str) -> str:
+    """Make a task's or a model's name fit for a folder: without parents, blanks and signs."""
+    return re.sub(r"[^\w.-]+", "-", name.rsplit("/", 1)[-1]).strip("-.") or "unnamed"
+
+
+def find_places(question: "Question", *, out: Path | None, resume: Path | None, voice: Voice) -> "list[Place]":
+    """Decide for each metric where its run goes: with several, in a folder each below `out`.
+
+    Raises BadInput as `find_place` does, and for a question that cannot be resumed.
+    """
+    if resume is not None and question.unresumable:
+        raise BadInput(
+            f"--resume: an interrupted run {question.unresumable} cannot be continued that way. Leave --resume out: "
+            "the same command runs only what is not finished."
+        )
+    if not question.others:
+        return [find_place(question, out=out, resume=resume, voice=voice)]
+    return [
+        find_place(one, out=None if out is None else out / one.metric, resume=None, voice=voice)
+        for one in question.each
+    ]
 
 
 def find_place(question: "Question", *, out: Path | None, resume: Path | None, voice: Voice) -> Place:
@@ -99,7 +124,7 @@ def _refuse_loss(folder: Path, earlier: "Effects", question: "Question") -> None
         raise BadInput(
             f"{folder} holds another run ({_difference(earlier, question)}). Give another --out, or {remove}"
         )
-    if not is_complete(earlier):
+    if not is_complete(earlier) and not question.unresumable:
         raise BadInput(
             f"{folder} holds an interrupted run of this question, {done_share(earlier):.0%} done. Add --resume to "
             f"continue it, or {remove}"
@@ -116,8 +141,14 @@ def _difference(earlier: "Effects", question: "Question") -> str:
         ("sites", set(earlier.sites) == set(question.sites), settings.get("sites", f"{len(earlier.sites)} sites")),
         ("direction", earlier.direction == question.ask.direction, earlier.direction),
         ("metric", earlier.metric == question.metric, earlier.metric),
+        ("ablation", _ablated(settings) == question.ask.ablation, _ablated(settings) or "none"),
+        ("paths", (settings.get("to") or "") == question.ask.to, f"to {settings.get('to') or 'nothing'}"),
     )
     return "; ".join(f"its {name}: {had}" for name, same, had in pairs if not same) or "its settings differ"
+
+
+def _ablated(settings: Mapping[str, Any]) -> str:
+    return (settings.get("ablation") or {}).get("by", "")
 
 
 def is_complete(effects: "Effects") -> bool:
@@ -140,7 +171,7 @@ def writable(folder: Path) -> Iterator[Path]:
 
     Raises BadInput if it cannot be written.
     """
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     trial = folder / f".trial-{token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,9 +183,9 @@ def writable(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if made:
-            with suppress(OSError):  # not empty: the run is in it
-                folder.rmdir()
+        with suppress(OSError):  # not empty: the run is in it
+            for path in made:
+                path.rmdir()
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -168,10 +199,15 @@ def read_summary(folder: Path) -> dict[str, Any]:
             return found
     except (OSError, ValueError):
         pass
-    from crosspatch.cli.show import summary_of
     from crosspatch.engine.effects import Effects
+    from crosspatch.report.summary import summary_of
 
     return summary_of(Effects.load(folder), top=5)
+
+
+def audit_in(folder: Path) -> bool:
+    """Tell whether a folder holds an audit."""
+    return (folder / AUDIT).is_file()
 
 
 def run_folders(root: Path = ROOT) -> list[Path]:
@@ -188,11 +224,12 @@ def remove_run(folder: Path) -> list[str]:
 
     Raises BadInput if the folder holds no run, or if a file cannot be deleted.
     """
-    if not any((folder / name).is_file() for name in (META, ARRAYS)):
+    if not any((folder / name).exists() for name in (META, ARRAYS, JOURNAL)):
         raise BadInput(f"{folder} is no run folder: it has neither {META} nor {ARRAYS}. See `crosspatch runs`.")
     try:
         for name in (ARRAYS, META, PAGE, SUMMARY, *EXPORTS):
             (folder / name).unlink(missing_ok=True)
+        rmtree(folder / JOURNAL, ignore_errors=True)
         left = sorted(path.name for path in folder.iterdir())
         if not left:
             folder.rmdir()

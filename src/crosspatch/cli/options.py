@@ -9,7 +9,11 @@ import typer
 from typer.core import TyperCommand
 
 SITES = "resid.pre, attn.out, mlp.out"
-METRICS = ("logit_diff", "prob", "logprob", "kl", "rank", "right_logit")
+METRICS = (
+    *("logit_diff", "prob", "logprob", "kl", "logit_diff_sum", "prob_diff"),
+    *("kl_reverse", "stolfo", "accuracy", "rank", "right_logit"),
+)
+PAIRS = 16  # of a generated task, if nobody says how many
 DEFAULT_FOLDER = Path("-")  # what a bare --resume stands for
 
 
@@ -18,6 +22,21 @@ class Direction(StrEnum):
 
     denoise = "denoise"
     noise = "noise"
+
+
+class Ablate(StrEnum):
+    """What is written in the place of activations."""
+
+    zero = "zero"
+    mean = "mean"
+    resample = "resample"
+
+
+class Through(StrEnum):
+    """What a path may pass: MLPs, which are recomputed, or nothing."""
+
+    mlps = "mlps"
+    nothing = "nothing"
 
 
 class ResumableVerb(TyperCommand):
@@ -46,26 +65,56 @@ def _option(*names: str, help: str, metavar: str | None = None, show_default: bo
 
 MODEL_HELP = "A known name (gemma-3-270m), a hub id, a folder, or a .gguf file."
 METRIC_HELP = f"What is measured: {', '.join(METRICS)}.  [default: the task's own]"
+METRICS_HELP = METRIC_HELP.replace("measured:", "measured, one or several as a,b:")
+TASK_HELP = "The behaviour: see `crosspatch tasks`; or a .csv or .jsonl file of prompts."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 MaybeModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
-Task = Annotated[
-    str, _option("--task", metavar="NAME", help="The behaviour: see `crosspatch tasks`.", show_default=False)
-]
-TaskOfBench = Annotated[str, _option("--task", metavar="NAME", help="The behaviour: see `crosspatch tasks`.")]
+Task = Annotated[str, _option("--task", metavar="NAME", help=TASK_HELP, show_default=False)]
+MaybeTask = Annotated[str | None, _option("--task", metavar="NAME", help=TASK_HELP, show_default=False)]
+TaskOfBench = Annotated[str, _option("--task", metavar="NAME", help=TASK_HELP)]
 Settings = Annotated[
     list[str] | None,
     _option("--set", metavar="KEY=VALUE", help="An option of the task, such as corrupt=ABC; may be repeated."),
 ]
 Sites = Annotated[str, _option("--sites", metavar="SITES", help='What to patch, such as "attn.head[5:9, *]@S2|end".')]
 SitesOfBench = Annotated[str, _option("--sites", metavar="SITES", help="What to patch.")]
+DIRECTION_HELP = "denoise: clean activations into the corrupt run. noise: the other way."
 DirectionOption = Annotated[
-    Direction,
-    _option("--direction", help="denoise: clean activations into the corrupt run. noise: the other way."),
+    Direction | None,
+    _option("--direction", help=f"{DIRECTION_HELP}  [default: denoise; noise with --ablate]", show_default=False),
 ]
-Pairs = Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of pairs.")]
+DirectionOfPaths = Annotated[Direction, _option("--direction", help=DIRECTION_HELP)]
+Corrupt = Annotated[
+    str | None,
+    _option(
+        "--corrupt",
+        metavar="NAME",
+        help="How the corrupt run is made: replace, resample (another pair's tokens), gaussian, zero, mean (of "
+        "embeddings), or the task's own such as ABC.  [default: replace]",
+    ),
+]
+Draws = Annotated[int | None, typer.Option("--draws", min=1, metavar="N", help="Noise draws a pair.  [default: 10]")]
+Sigma = Annotated[float | None, _option("--sigma", metavar="S", help="Standard deviations of noise.  [default: 3]")]
+AblateOption = Annotated[
+    Ablate | None,
+    _option("--ablate", help="Write zero, the mean or another prompt's activations into the clean run, not patches."),
+]
+Windows = Annotated[
+    list[int] | None,
+    typer.Option("--window", min=2, metavar="W", help="Also patch W adjacent layers together; may be repeated."),
+]
+Pairs = Annotated[
+    int | None,
+    typer.Option(
+        "--n", min=1, metavar="N", help=f"Number of pairs.  [default: {PAIRS}; of a file all]", show_default=False
+    ),
+]
+FixedPairs = Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of pairs.")]
 Seed = Annotated[int, _option("--seed", metavar="N", help="Seed of the pairs.")]
+SeedOfAll = Annotated[int, _option("--seed", metavar="N", help="Seed of the pairs, of noise and of what is drawn.")]
 Metric = Annotated[str | None, _option("--metric", metavar="NAME", help=METRIC_HELP)]
+Metrics = Annotated[str | None, _option("--metric", metavar="NAMES", help=METRICS_HELP)]
 Memory = Annotated[
     str | None,
     _option("--memory", metavar="SIZE", help="Memory beside the weights, such as 2GiB.  [default: 2GiB; 60% of a GPU]"),

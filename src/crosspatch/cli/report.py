@@ -1,9 +1,7 @@
 """`report`: the page or the numbers of a saved run, as one file."""
 
-import csv
-import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,16 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosspatch.cli import options as given
-from crosspatch.cli.folder import PAGE
-from crosspatch.cli.say import Voice, to_json
-from crosspatch.cli.show import ending, row_of, summary_of, title
+from crosspatch.cli.folder import PAGE, audit_in
+from crosspatch.cli.say import Voice
+from crosspatch.cli.show import ending
 from crosspatch.core.errors import BadInput
 
 if TYPE_CHECKING:
     from crosspatch.engine.effects import Effects
 
 STANDARD_OUTPUT = Path("-")
-MARKDOWN_ROWS = 20
 
 
 class Format(StrEnum):
@@ -60,8 +57,12 @@ def report(
     from crosspatch.core.store import write_whole
     from crosspatch.engine.effects import Effects
 
-    voice, effects = Voice(json, quiet), Effects.load(folder)
-    text = _WRITERS[form](effects)
+    voice = Voice(json, quiet)
+    if audit_in(folder):
+        _write_audit(folder, form, out or folder / PAGE, voice)
+        return
+    effects = Effects.load(folder)
+    text = _writer(form)(effects)
     if out == STANDARD_OUTPUT and json:
         raise BadInput("--json and --out - both want standard output: leave one of them out.")
     if out == STANDARD_OUTPUT:
@@ -73,61 +74,25 @@ def report(
     voice.show(*ending(effects, folder, path))
 
 
-def page_text(effects: "Effects") -> str:
-    """Give the HTML page."""
+def _write_audit(folder: Path, form: Format, path: Path, voice: Voice) -> None:
+    """Write the page of an audit; its sweeps are run folders of their own. Raises BadInput for other forms."""
+    from crosspatch.referee import Audit
+
+    if form is not Format.html or path == STANDARD_OUTPUT:
+        raise BadInput(f"{folder} holds an audit: only its page is written, to a file. Its sweeps are folders in it.")
+    found = Audit.load(folder)
+    written = found.report(path)
+    voice.document({"format": form.value, "path": written, "finding": found.verdict()})
+    voice.show(found.verdict(), f"report → {written}")
+
+
+def _writer(form: Format) -> "Callable[[Effects], str]":
+    """Give what writes a run in a form; numpy and the page's template are loaded only here."""
+    from crosspatch.report import exports
     from crosspatch.report.page import page_html
 
-    return page_html(effects)
+    known = {Format.csv: exports.csv_text, Format.json: exports.json_text, Format.md: exports.markdown_text}
+    return page_html if form is Format.html else known[form]
 
 
-def csv_text(effects: "Effects") -> str:
-    """Give one row a site: its address, its parts, its effect with interval, its q-value."""
-    rows = [row_of(row) for row in effects.rows(range(len(effects.sites)))]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["site"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def json_text(effects: "Effects") -> str:
-    """Give everything: summary, each site's effect, each pair's tokens and raw numbers, provenance."""
-    rows = effects.rows(range(len(effects.sites)))
-    return to_json(
-        {
-            **summary_of(effects, top=0),
-            "top": None,
-            "effects": [{**row_of(row), "each": effects.raw[row.index].tolist()} for row in rows],
-            "base_each": effects.base.tolist(),
-            "source_each": effects.source.tolist(),
-            "examples": [_example(one) for one in effects.examples],
-            "provenance": dict(effects.provenance),
-        }
-    )
-
-
-def _example(example: object) -> dict[str, object]:
-    names = ("clean_tokens", "corrupt_tokens", "right", "wrong", "names")
-    return {name: getattr(example, name) for name in names}
-
-
-def markdown_text(effects: "Effects") -> str:
-    """Give the finding, the strongest sites and the cautions, to paste into an issue or a notebook."""
-    top = effects.top(MARKDOWN_ROWS)
-    lines = [f"**{effects.finding()}**", "", title(effects), ""]
-    lines += [_cells(top.headers), _cells(["---"] * len(top.headers)), *(_cells(row.cells()) for row in top)]
-    lines += ["", *(f"- {caution}" for caution in effects.cautions())]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _cells(cells: "tuple[str, ...] | list[str]") -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-_WRITERS: Mapping[Format, "Callable[[Effects], str]"] = {
-    Format.html: page_text,
-    Format.csv: csv_text,
-    Format.json: json_text,
-    Format.md: markdown_text,
-}
 _NAMES = {Format.html: PAGE, Format.csv: "effects.csv", Format.json: "effects.json", Format.md: "effects.md"}

@@ -3,21 +3,21 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from crosspatch.cli.folder import PAGE, Place, done_share, is_complete, writable, write_summary
-from crosspatch.cli.question import Question
-from crosspatch.cli.say import CHECK_FAILED, INTERRUPTED, Voice, console, error
-from crosspatch.cli.show import summary_of
+from crosspatch.cli.folder import JOURNAL, PAGE, Place, done_share, is_complete, writable, write_summary
+from crosspatch.cli.question import Question, with_setting
+from crosspatch.cli.say import CHECK_FAILED, INTERRUPTED, Voice, error
+from crosspatch.cli.show import effects_text, ending
 from crosspatch.core.progress import Progress
+from crosspatch.report.summary import summary_of, title
 
 if TYPE_CHECKING:
     from crosspatch.engine.effects import Effects
-    from crosspatch.engine.sweep import Options
-
-STEPS = 20  # packs that a sweep has at least, unless they would be too small to be fast
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,22 @@ class Outcome:
     code: int
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How a question is run and kept: sites listed, a page or none, the accuracy required, memory, tokens at once."""
+
+    top: int = 10
+    report: bool = True
+    required: float = 0.5
+    memory: int | None = None
+    tokens: int | None = None
+
+
 class SavingProgress:
     """Passes progress on, and notes how many plain forwards the finished patches have saved."""
 
-    def __init__(self, listener: Progress, saved: float, *, narrow: bool = False) -> None:
+    def __init__(self, listener: Progress, saved: float) -> None:
         self._listener, self._saved = listener, saved
-        self._unit = "saved" if narrow else "forwards saved"
         self._total = self._done = 0
 
     def start(self, total: int, unit: str) -> None:
@@ -47,7 +57,7 @@ class SavingProgress:
         """Report `done` further units."""
         self._done += done
         share = self._done / self._total if self._total else 1.0
-        self._listener.advance(done, note or f"{short(self._saved * share)} {self._unit}")
+        self._listener.advance(done, note or f"{short(self._saved * share)} saved")
 
     def close(self) -> None:
         """End the job."""
@@ -64,8 +74,8 @@ def short(count: float | int) -> str:
 
 def run_question(
     question: Question, place: Place, voice: Voice, *, memory: int | None = None, tokens: int | None = None
-) -> "Effects":
-    """Say the plan and run it, or what is left of it. Ctrl-C ends it early, with effects that are not complete.
+) -> "list[Effects]":
+    """Say the plan and run it, or what is left of it; one result a metric. Ctrl-C ends it early, not complete.
 
     A run that was complete already is not run again if it is resumed.
     """
@@ -74,57 +84,83 @@ def run_question(
     if place.resume and place.complete:
         assert place.earlier is not None
         voice.say(f"{place.folder} is complete already: nothing is left to run.")
-        return place.earlier
-    options = smooth(question, Options(memory=memory, tokens=tokens))
+        return [place.earlier]
+    options = Options(memory=memory, tokens=tokens, journal=place.folder / JOURNAL)
     plan = question.plan(options)
-    voice.say(f"{question.ask.direction}, {question.metric}: {len(question.sites):,} sites; {plan}")
+    metrics = ", ".join(one.metric for one in question.each)
+    voice.say(f"{how_words(question)}, {metrics}: {len(question.sites):,} sites; {plan}")
+    if (place.folder / JOURNAL).is_dir() and not place.resume:
+        voice.say(f"{place.folder} holds finished work of a run that was stopped: the rest is run now.")
     if place.resume and place.earlier is not None:
         voice.say(f"{done_share(place.earlier):.0%} of it is done in {place.folder}; the rest is run now.")
-    screen = console(err=True)
-    narrow = screen.is_terminal and screen.width < 100  # there the bar, the counts and the time leave no room for more
-    progress = SavingProgress(voice.progress(), plan.forwards_saved, narrow=narrow)
-    return question.patch(replace(options, progress=progress, resume=place.earlier if place.resume else None))
+    progress = SavingProgress(voice.progress(), plan.forwards_saved)
+    return question.run(replace(options, progress=progress, resume=place.earlier if place.resume else None))
 
 
-def smooth(question: Question, options: "Options") -> "Options":
-    """Cut a short sweep on a processor into smaller packs, so that its progress moves and an interruption loses little.
-
-    A pack of 512 tokens is as fast there as a wide one. Limits that the user set stay.
-    """
-    from crosspatch.engine.plan import TOKENS_AT_ONCE
-
-    if options.tokens is not None or options.memory is not None or question.model.device.type != "cpu":
-        return options
-    packs = question.plan(options).packs
-    return options if packs >= STEPS else replace(options, tokens=max(512, TOKENS_AT_ONCE["cpu"] * packs // STEPS))
+def how_words(question: Question) -> str:
+    """Say in a word or two how activations are put in: `denoise`, `mean ablation`, `noise, paths to logits`."""
+    ask = question.ask
+    if ask.ablation:
+        return f"{ask.ablation} ablation"
+    return f"{ask.direction}, paths to {ask.to}" if ask.to else ask.direction
 
 
-def keep(question: Question, effects: "Effects", place: Place, *, top: int, report: bool, required: float) -> Outcome:
+def run_and_keep(question: Question, places: Sequence[Place], voice: Voice, *, how: "Keeping") -> list["Outcome"]:
+    """Run a question in its folders and keep what comes of it, one outcome a metric. Raises BadInput as `keep` does."""
+    with ExitStack() as open_folders:
+        for place in places:
+            open_folders.enter_context(writable(place.folder))
+        found = run_question(question, places[0], voice, memory=how.memory, tokens=how.tokens)
+        each = zip(question.each, found, places, strict=True)
+        return [keep(one, effects, place, how=how) for one, effects, place in each]
+
+
+def tell(outcomes: Sequence["Outcome"], places: Sequence[Place], voice: Voice, *, top: int) -> int:
+    """Show what came of a question: maps by its first metric, tables by the others, one finding each; give the code."""
+    summaries = [outcome.summary for outcome in outcomes]
+    voice.document(summaries[0] if len(summaries) == 1 else {"runs": summaries})
+    if outcomes[0].code == INTERRUPTED:
+        for outcome, place in zip(outcomes, places, strict=True):
+            tell_interrupted(outcome, place)
+        return INTERRUPTED
+    first, *others = (outcome.effects for outcome in outcomes)
+    voice.show(*effects_text(first, first.top(top)))
+    for effects in others:
+        voice.show(title(effects), effects.top(top).__rich__())
+    for outcome in outcomes[:1]:
+        tell_failed(outcome)
+    for outcome, place in zip(outcomes, places, strict=True):
+        voice.show(*ending(outcome.effects, place.folder, outcome.page))
+    return max(outcome.code for outcome in outcomes)
+
+
+def keep(question: Question, effects: "Effects", place: Place, *, how: Keeping) -> Outcome:
     """Save effects, page and summary in the run folder, and check the clean prompts.
 
     An interrupted run never replaces a complete one. Raises BadInput if something cannot be written.
     """
     if not is_complete(effects):
-        return _keep_part(effects, place, top=top)
+        return _keep_part(question, effects, place, top=how.top)
     with writable(place.folder):
         effects.save(place.folder)  # first of all: what follows may run the model, and be interrupted
     accuracy = clean_accuracy(question, effects)
-    effects = _with_setting(effects, "clean_accuracy", accuracy)
-    check = accuracy_check(accuracy, required)
-    page = place.folder / PAGE if report else None
+    effects = with_setting(effects, "clean_accuracy", accuracy)
+    check = accuracy_check(accuracy, how.required)
+    page = place.folder / PAGE if how.report else None
     with writable(place.folder):
         effects.save(place.folder)
         if page is not None:
             effects.report(page)
         more = {"accuracy": accuracy, "checks": [check], "folder": place.folder, "report": page}
-        summary = summary_of(effects, top=top, more=more)
+        summary = summary_of(effects, top=how.top, more=more)
         write_summary(place.folder, summary)
+    rmtree(place.folder / JOURNAL, ignore_errors=True)
     return Outcome(effects, page, summary, 0 if check["ok"] else CHECK_FAILED)
 
 
-def _keep_part(effects: "Effects", place: Place, *, top: int) -> Outcome:
+def _keep_part(question: Question, effects: "Effects", place: Place, *, top: int) -> Outcome:
     kept = not place.complete
-    again = resume_command(sys.argv[1:])
+    again = None if question.unresumable else resume_command(sys.argv[1:])
     more = {"done": done_share(effects), "resume": again, "folder": place.folder if kept else None, "report": None}
     summary = summary_of(effects, top=top, more=more)
     if kept:
@@ -138,6 +174,9 @@ def tell_interrupted(outcome: Outcome, place: Place) -> None:
     share = f"{done_share(outcome.effects):.0%} of the work was done"
     if place.complete:
         error(f"{share}. {place.folder} still holds the complete run that was there before.", label="interrupted")
+        return
+    if outcome.summary["resume"] is None:
+        error(f"{share} and is kept in {place.folder}: the same command goes on from there.", label="interrupted")
         return
     error(f"{share} and is kept in {place.folder}. Continue with:", label="interrupted")
     sys.stderr.write(f"  {outcome.summary['resume']}\n")
@@ -177,9 +216,3 @@ def tell_failed(outcome: Outcome) -> None:
                 "model, or set the bar with --require-accuracy.",
                 label="check failed",
             )
-
-
-def _with_setting(effects: "Effects", name: str, value: object) -> "Effects":
-    """Add a setting to where effects come from."""
-    settings = {**effects.provenance.get("settings", {}), name: value}
-    return replace(effects, provenance={**effects.provenance, "settings": settings})

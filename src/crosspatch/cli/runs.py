@@ -9,8 +9,9 @@ from typer.core import TyperGroup
 from crosspatch.cli import options as given
 from crosspatch.cli.folder import PAGE, ROOT, is_complete, read_summary, remove_run, run_folders
 from crosspatch.cli.say import BAD_INPUT, Voice, error
-from crosspatch.cli.show import effects_text, ending, summary_of
+from crosspatch.cli.show import effects_text, ending
 from crosspatch.core.errors import CrosspatchError
+from crosspatch.report.summary import summary_of
 
 LISTED = ("model", "task", "n", "direction", "metric", "complete", "done", "resume", "time", "finding")
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

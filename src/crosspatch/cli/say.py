@@ -1,15 +1,13 @@
 """How verbs speak: results on standard output, all else on standard error; one JSON document when asked."""
 
-import json
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from crosspatch.core.progress import Progress, RichProgress, SilentProgress
+from crosspatch.report.summary import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -86,21 +84,3 @@ def _broken(line: str, width: int) -> list[str]:
 def error(text: str, *, label: str = "error") -> None:
     """Write an error to standard error as one block; it is heard even when quiet."""
     prose(console(err=True), f"{label}: {text}", style="bold red")
-
-
-def to_json(content: Mapping[str, Any]) -> str:
-    """Write a JSON document that any terminal can carry; what is not a finite number becomes null."""
-    return json.dumps(_plain(content), allow_nan=False, ensure_ascii=True, indent=2)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    if isinstance(value, PurePath):
-        return str(value)
-    number = float(value)  # numpy's numbers too
-    return number if math.isfinite(number) else None

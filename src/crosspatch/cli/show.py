@@ -1,15 +1,16 @@
-"""Effects as a user of a terminal reads them, and as one JSON document."""
+"""Effects as a user of a terminal reads them."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from crosspatch.report.summary import title
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from crosspatch.engine.effects import Effects
-    from crosspatch.engine.tables import Row, Top
+    from crosspatch.engine.tables import Top
 
 MOST_COLUMNS = 60  # of one heat map in a terminal; wider ones are for the page
 
@@ -25,17 +26,6 @@ def effects_text(effects: "Effects", table: "Top") -> "Iterator[RenderableType]"
     yield from (f"! {caution}" for caution in cautions)
     if cautions:
         yield ""
-
-
-def title(effects: "Effects") -> str:
-    """Name what was run, in one line."""
-    settings = effects.provenance.get("settings", {})
-    seconds = settings.get("seconds")
-    took = f" in {seconds:.1f} s" if isinstance(seconds, int | float) else ""
-    return (
-        f"{effects.model} · {effects.task} · {effects.direction} · {effects.metric}: "
-        f"{len(effects.sites):,} sites × {effects.n} pairs{took}"
-    )
 
 
 def heat_maps(effects: "Effects") -> "Iterator[RenderableType]":
@@ -61,58 +51,3 @@ def heat_maps(effects: "Effects") -> "Iterator[RenderableType]":
 def ending(effects: "Effects", folder: Path, page: Path | None) -> tuple[str, str]:
     """Give the last lines: the finding, and where its report (or at least its numbers) went."""
     return effects.finding(), f"report → {page}" if page is not None else f"saved → {folder}"
-
-
-def summary_of(effects: "Effects", *, top: int, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Describe effects as a JSON document: what was asked, the finding, the strongest sites, the cautions."""
-    provenance = effects.provenance
-    settings = provenance.get("settings", {})
-    return {
-        "crosspatch": provenance.get("crosspatch"),
-        "time": provenance.get("time"),
-        "complete": bool(settings.get("complete", True)),
-        "model": effects.model,
-        "model_hash": settings.get("model_hash"),
-        "task": effects.task,
-        "task_settings": settings.get("task_settings", {}),
-        "n": effects.n,
-        "seed": provenance.get("seed"),
-        "direction": effects.direction,
-        "metric": effects.metric,
-        "metric_unit": effects.metric_unit,
-        "base": _mean(effects.base),
-        "source": _mean(effects.source),
-        "selection": settings.get("sites"),
-        "sites": len(effects.sites),
-        "seconds": settings.get("seconds"),
-        "plan": settings.get("plan", {}),
-        "finding": effects.finding(),
-        "top": [row_of(row) for row in effects.top(top)],
-        "cautions": list(effects.cautions()),
-        **(more or {}),
-    }
-
-
-def row_of(row: "Row") -> dict[str, Any]:
-    """Describe one site's effect as JSON."""
-    site = row.site
-    return {
-        "site": str(site),
-        "kind": site.kind,
-        "layer": site.layer,
-        "unit": site.unit,
-        "position": site.position,
-        "hint": row.hint,
-        "effect": row.effect,
-        "low": row.low,
-        "high": row.high,
-        "raw": row.raw,
-        "q": row.q,
-        "n": row.n,
-    }
-
-
-def _mean(values: Any) -> float | None:
-    """Average the numbers in an array; None if there is none."""
-    there = [float(value) for value in values if not math.isnan(value)]
-    return sum(there) / len(there) if there else None

@@ -1,27 +1,25 @@
 """Assemble the page of one result: sections, drawings, data and policy in a single HTML file."""
 
-from base64 import b64encode
 from collections.abc import Sequence
-from functools import cache
 from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from crosspatch.core.store import write_whole
-from crosspatch.draw import Scale, colour_bar_svg, heatmap_svg, level_css
+from crosspatch.draw import Scale, colour_bar_svg, heatmap_svg
 from crosspatch.draw.heatmap import class_paint
 from crosspatch.engine.effects import MOST_CELLS, Effects, Grid
 from crosspatch.engine.tables import Row
 from crosspatch.engine.wording import ends, metric_words, normalisation_words, sentence
 from crosspatch.report import sections
+from crosspatch.report.frame import clean_text, page_style, policy, read_asset, template
 from crosspatch.report.payload import Payload, build_payload
+from crosspatch.report.set_up import how_lines, kicker
 from crosspatch.sites import KINDS
 
 TOP_ROWS, UNIT_ROWS = 20, 8
-_NO_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in range(32) if chr(code) not in "\t\n"}
 
 
 def write_page(effects: Effects, path: str | Path) -> Path:
@@ -41,7 +39,7 @@ def page_html(effects: Effects) -> str:
     strongest = [row for kind in effects.kinds for row in effects.top(1, kind=kind)]
     heads = [row for grid in grids if _has_units(grid) for row in effects.top(UNIT_ROWS, kind=grid.kind)]
     payload = build_payload(effects, grids, top=sorted({row.index for row in (*rows, *strongest, *heads)}))
-    html = _template().render(
+    html = template("page.html").render(
         finding=sentence(claim),
         chips=sections.chips(effects),
         strongest=sections.top_lines(effects, strongest),
@@ -51,19 +49,20 @@ def page_html(effects: Effects) -> str:
         **_drawings(effects, grids, best=None if claim.row is None else claim.row.index),
         **_tables(effects, rows, payload=payload),
     )
-    # A page is text: control characters would end up in its title or its provenance.
-    return html.lstrip().translate(_NO_CONTROLS)
+    return clean_text(html)
 
 
 def _frame(effects: Effects) -> dict[str, Any]:
-    style, script = _style(), _asset("viz.js")
-    return {"effects": effects, "style": style, "script": script, "policy": _policy(style, script)}
+    style, script = page_style(), read_asset("viz.js")
+    return {"effects": effects, "style": style, "script": script, "policy": policy(style, script)}
 
 
 def _set_up(effects: Effects) -> dict[str, Any]:
     return {
         "pairs": sections.pairs(effects),
         "open_pairs": sections.OPEN_PAIRS,
+        "kicker": kicker(effects),
+        "how": how_lines(effects),
         "baselines": sections.baselines(effects),
         "metric_words": metric_words(effects.metric),
         "right_answers": sections.right_answers(effects),
@@ -95,13 +94,18 @@ def _drawings(effects: Effects, grids: Sequence[Grid], *, best: int | None) -> d
     }
 
 
+def _unit(kind: str) -> str | None:
+    """Name the units of a kind's columns; groups have none."""
+    return KINDS[kind].unit if kind in KINDS else None
+
+
 def _has_units(grid: Grid) -> bool:
     """Tell whether columns are heads or neurons; those maps stand in a section of their own."""
-    return KINDS[grid.kind].unit is not None and (bool(grid.note) or any("@" in label for label in grid.columns))
+    return _unit(grid.kind) is not None and (bool(grid.note) or any("@" in label for label in grid.columns))
 
 
 def _units_title(grids: Sequence[Grid]) -> str:
-    units = {KINDS[grid.kind].unit for grid in grids if _has_units(grid)}
+    units = {_unit(grid.kind) for grid in grids if _has_units(grid)}
     return "Which neurons" if units == {"neuron"} else "Which heads and neurons" if "neuron" in units else "Which heads"
 
 
@@ -124,36 +128,3 @@ def _tables(effects: Effects, rows: Sequence[Row], *, payload: Payload) -> dict[
         "rounded": payload.rounded,
         "partial": payload.partial,
     }
-
-
-def _policy(style: str, script: str) -> str:
-    return (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
-
-
-@cache
-def _style() -> str:
-    dark = f"@media screen and (prefers-color-scheme: dark) {{\n{level_css(dark=True)}\n}}\n"
-    return f"{_asset('style.css')}{level_css()}\n{dark}"
-
-
-def _asset(name: str) -> str:
-    """Read an asset without indentation and comment lines: a fifth of its size."""
-    text = files("crosspatch.draw").joinpath("assets", name).read_text(encoding="utf-8")
-    lines = (line.strip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("//"))
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
-
-    text = files("crosspatch.report").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)

@@ -11,6 +11,7 @@ from crosspatch.draw import number, p_value, shown, strip_svg, with_interval
 from crosspatch.engine.effects import Effects, ExampleView
 from crosspatch.engine.tables import Row
 from crosspatch.engine.wording import metric_words
+from crosspatch.report.set_up import how_chips
 
 OPEN_PAIRS, MOST_PAIRS = 3, 8
 _CONTEXT = 4  # tokens kept on each side of a difference or a name in a long prompt
@@ -58,7 +59,7 @@ def chips(effects: Effects) -> list[tuple[str, str]]:
         ("task", effects.task),
         ("pairs", str(effects.n)),
         ("sites", f"{len(effects.sites):,}"),
-        ("direction", f"{effects.direction} ({_direction_words(effects.direction)})"),
+        *how_chips(effects),
         ("metric", effects.metric),
         ("seed", _text(_recorded(effects, "seed"))),
         ("time", f"{sum(_numbers(timings)):.3g} s" if _numbers(timings) else ""),
@@ -73,10 +74,6 @@ def _recorded(effects: Effects, name: str) -> Any:
     inner = settings.get(name) if isinstance(settings, Mapping) else None
     outer = effects.provenance.get(name)
     return inner if outer is None else outer
-
-
-def _direction_words(direction: str) -> str:
-    return "corrupted into clean" if direction == "noise" else "clean into corrupted"
 
 
 def _numbers(values: Any) -> list[float | int]:
