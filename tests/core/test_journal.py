@@ -57,9 +57,13 @@ def test_compacting_keeps_all_rows_and_removes_the_logs(tmp_path):
 
 def test_another_question_and_a_newer_format_are_refused(tmp_path):
     """Results of two questions never mix."""
-    Journal.open(tmp_path, "a")
-    with pytest.raises(BadInput, match="unfinished work of another question"):
-        Journal.open(tmp_path, "b")
+    late = Journal.open(tmp_path, "b")
+    with Journal.open(tmp_path, "a") as first:
+        assert list(tmp_path.iterdir()) == []
+        first.append(some(0))
+    for act in (lambda: Journal.open(tmp_path, "b"), lambda: late.append(some(3))):
+        with pytest.raises(BadInput, match="unfinished work of another question"):
+            act()
     about = json.loads((tmp_path / ABOUT).read_text())
     (tmp_path / ABOUT).write_text(json.dumps(about | {"format": 99}))
     with pytest.raises(BadInput, match="newer crosspatch"):

@@ -96,3 +96,12 @@ def test_markup_is_shown_as_it_is():
     )
     assert "[red]site" in text
     assert "[bold]x" in text
+
+
+def test_plain_digits_stand_above_their_labels():
+    """Without colours, the last letter of a label is under the last digit of its column."""
+    panel = Panel("heads", np.array([[0.0, 1.0, -0.5]]), np.zeros((1, 3)), np.zeros((1, 3)), ("0",), ("0", "1", "2"))
+    console = Console(width=60, color_system=None, file=io.StringIO())
+    console.print(TerminalMap(panel, Scale(1.0)))
+    _, digits, labels, *_ = console.file.getvalue().splitlines()
+    assert [digits.rindex("#"), digits.rindex("5")] == [labels.index("1"), labels.index("2")]

@@ -17,6 +17,7 @@ from crosspatch.core.progress import Progress
 from crosspatch.report.summary import summary_of, title
 
 if TYPE_CHECKING:
+    from crosspatch.engine import Options
     from crosspatch.engine.effects import Effects
 
 
@@ -73,11 +74,11 @@ def short(count: float | int) -> str:
 
 
 def run_question(
-    question: Question, place: Place, voice: Voice, *, memory: int | None = None, tokens: int | None = None
+    question: Question, place: Place, voice: Voice, *, options: "Options | None" = None
 ) -> "list[Effects]":
     """Say the plan and run it, or what is left of it; one result a metric. Ctrl-C ends it early, not complete.
 
-    A run that was complete already is not run again if it is resumed.
+    A run that was complete already is not run again if it is resumed. A journal in the options keeps finished patches.
     """
     from crosspatch.engine import Options
 
@@ -85,11 +86,11 @@ def run_question(
         assert place.earlier is not None
         voice.say(f"{place.folder} is complete already: nothing is left to run.")
         return [place.earlier]
-    options = Options(memory=memory, tokens=tokens, journal=place.folder / JOURNAL)
+    options = options or Options()
     plan = question.plan(options)
     metrics = ", ".join(one.metric for one in question.each)
     voice.say(f"{how_words(question)}, {metrics}: {len(question.sites):,} sites; {plan}")
-    if (place.folder / JOURNAL).is_dir() and not place.resume:
+    if options.journal is not None and options.journal.is_dir() and not place.resume:
         voice.say(f"{place.folder} holds finished work of a run that was stopped: the rest is run now.")
     if place.resume and place.earlier is not None:
         voice.say(f"{done_share(place.earlier):.0%} of it is done in {place.folder}; the rest is run now.")
@@ -107,10 +108,13 @@ def how_words(question: Question) -> str:
 
 def run_and_keep(question: Question, places: Sequence[Place], voice: Voice, *, how: "Keeping") -> list["Outcome"]:
     """Run a question in its folders and keep what comes of it, one outcome a metric. Raises BadInput as `keep` does."""
+    from crosspatch.engine import Options
+
+    options = Options(memory=how.memory, tokens=how.tokens, journal=places[0].folder / JOURNAL)
     with ExitStack() as open_folders:
         for place in places:
             open_folders.enter_context(writable(place.folder))
-        found = run_question(question, places[0], voice, memory=how.memory, tokens=how.tokens)
+        found = run_question(question, places[0], voice, options=options)
         each = zip(question.each, found, places, strict=True)
         return [keep(one, effects, place, how=how) for one, effects, place in each]
 

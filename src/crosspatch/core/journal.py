@@ -39,27 +39,35 @@ class Journal:
     _log: BinaryIO | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, folder: str | Path, fingerprint: str, *, about: Mapping[str, Any] | None = None) -> "Journal":
-        """Open a journal, or start one in a folder that has none.
+    def open(cls, folder: str | Path, fingerprint: str) -> "Journal":
+        """Open a journal; a new one is on disk with its first rows.
 
         Raises:
             BadInput: the folder holds the journal of another question, or one of a newer format.
             CorruptFile: its description cannot be read.
         """
-        folder = Path(folder)
-        path = folder / ABOUT
-        if not path.exists():
-            head = {"format": FORMAT, "fingerprint": fingerprint, "about": dict(about or {})}
-            write_atomic(path, json.dumps(head, indent=1, default=str))
-        found = _read_about(path)
+        journal = cls(Path(folder), fingerprint)
+        if (journal.folder / ABOUT).exists():
+            journal._check()
+        return journal
+
+    def _check(self) -> None:
+        found, folder = _read_about(self.folder / ABOUT), str(self.folder)
         if found["format"] > FORMAT:
-            raise BadInput(f"{str(folder)!r} was written by a newer crosspatch (format {found['format']}): update it.")
-        if found["fingerprint"] != fingerprint:
+            raise BadInput(f"{folder!r} was written by a newer crosspatch (format {found['format']}): update it.")
+        if found["fingerprint"] != self.fingerprint:
             raise BadInput(
-                f"{str(folder)!r} holds the unfinished work of another question (fingerprint {found['fingerprint']}, "
-                f"this is {fingerprint}). Choose another folder, ask the same, or remove it."
+                f"{folder!r} holds the unfinished work of another question (fingerprint {found['fingerprint']}, "
+                f"this is {self.fingerprint}). Choose another folder, ask the same, or remove it."
             )
-        return cls(folder, fingerprint)
+
+    def _begin(self) -> BinaryIO:
+        """Start this writer's log, and the journal if it is the first."""
+        if not (self.folder / ABOUT).exists():
+            head = {"format": FORMAT, "fingerprint": self.fingerprint}
+            write_atomic(self.folder / ABOUT, json.dumps(head, indent=1))
+        self._check()  # another question's writer may have come first
+        return (self.folder / f"{uuid4().hex}.log").open("ab", buffering=0)
 
     def append(self, columns: Columns) -> None:
         """Add rows, all columns of one length; they are on disk when this returns.
@@ -70,7 +78,7 @@ class Journal:
         record = _encode(columns)
         try:
             if self._log is None:
-                self._log = (self.folder / f"{uuid4().hex}.log").open("ab", buffering=0)
+                self._log = self._begin()
             rest = memoryview(HEAD.pack(MAGIC, len(record), zlib.crc32(record)) + record)
             while rest:
                 rest = rest[self._log.write(rest) :]

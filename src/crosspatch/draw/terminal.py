@@ -47,7 +47,7 @@ class TerminalMap:
                 else self._plain_lines(part, cell, margin=margin)
             )
             yield from body
-            yield self._labels(part, cell, margin=margin)
+            yield self._labels(part, cell, margin=margin, left=colour)
         if self.legend:
             yield self._legend(colour)
 
@@ -80,11 +80,13 @@ class TerminalMap:
     def _hex(self, value: float) -> str:
         return _NOT_RUN if np.isnan(value) else diverging(self.scale.level(value))
 
-    def _labels(self, part: slice, cell: int, *, margin: int) -> "Text":
+    def _labels(self, part: slice, cell: int, *, margin: int, left: bool) -> "Text":
+        """Write the labels under their columns: blocks fill their cells from the left, digits stand at the right."""
         from rich.text import Text
 
         # No ellipsis here: every letter of so short a label counts.
-        names = "".join(f"{_short(label)[: cell - 1]:<{cell}}" for label in self.panel.columns[part])
+        short = (_short(label)[: cell - 1] for label in self.panel.columns[part])
+        names = "".join(f"{label:<{cell}}" if left else f"{label:>{cell}}" for label in short)
         return Text(" " * margin + names, style="dim", no_wrap=True)
 
     def _legend(self, colour: bool) -> "Text":
