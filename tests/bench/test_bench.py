@@ -132,3 +132,16 @@ def test_peers_are_for_the_processor_in_single_precision():
     done = run("--device", "cuda")
     assert done.returncode == 2
     assert "add --no-peers" in done.stderr
+
+
+def test_path_patching_is_timed_and_checked(script, tmp_path, capsys):
+    """Three ways give equal numbers on a tiny model, at the last token and at all; the result is written."""
+    for at in ("end", "all"):
+        out = tmp_path / f"{at}.json"
+        script("paths").main(
+            ["--shape", "tiny", "--at", at, "--pairs", "2", "--length", "9", "--repeat", "1", "--out", str(out)]
+        )
+        rows = json.loads(out.read_text())["rows"]
+        assert {row["way"] for row in rows} == {"single tokens", "whole rows", "plain hooks"}
+        assert all(row["ratio"] is not None and row["error"] < 1e-4 for row in rows)
+    assert "plain hooks" in capsys.readouterr().out
