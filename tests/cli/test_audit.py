@@ -86,7 +86,23 @@ def test_interruption_ends_the_audit(call, tiny, here, monkeypatch, sweep):
     result = call("audit", tiny, *SMALL, "--out", "mine")
     assert result.exit_code == 130
     assert len(begun) == sweep
+    assert "the same command goes on from there" in result.stderr
+    assert [path.name for path in (here / "mine").iterdir()] == ["journal"]
+    monkeypatch.setattr(WholeSweeps, "advance", advance)
+    again = call("audit", tiny, *SMALL, "--out", "mine")
+    assert again.exit_code == 0
+    assert "the rest is run now" in again.stderr
+    assert not (here / "mine" / "journal").exists()
+
+
+def test_dry_run_counts_and_runs_nothing(call, document, tiny, here):
+    """Settings, sweeps and work are those of the audit; no folder is made."""
+    told = document("audit", tiny, *SMALL, "--dry-run")
     assert list(here.iterdir()) == []
+    assert told["estimate"]["usual"] > 0
+    ran = document("audit", tiny, *SMALL, "--out", "mine")
+    assert told["settings"] == len(ran["settings"])
+    assert told["forwards"] <= ran["cost"]["forwards"] <= 1.5 * told["forwards"]
 
 
 @pytest.mark.parametrize(

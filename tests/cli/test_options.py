@@ -24,7 +24,17 @@ SURFACE = {
     | TALK,
     "path": {"MODEL", "--senders", "--to", "--through", "--direction", "--metric"} | KEPT | TASK | MACHINE | TALK,
     "knockout": {"MODEL", "--query", "--key", "--heads", "--width", "--metric"} | KEPT | TASK | MACHINE | TALK,
-    "audit": {"MODEL", "--sites", "--draws", "--windows", "--corruptions", "--metrics", "--out", "--report"}
+    "audit": {
+        "MODEL",
+        "--sites",
+        "--draws",
+        "--windows",
+        "--corruptions",
+        "--metrics",
+        "--out",
+        "--report",
+        "--dry-run",
+    }
     | TASK
     | MACHINE
     | TALK,

@@ -58,7 +58,8 @@ def test_work_is_counted_exactly(name: str, options: Options) -> None:
     """Token-blocks run equal the plan's for every kind of entry, however rows are packed, padded or chunked."""
     run, plan = tokens_run(name, KINDS, options)
     assert run == plan.token_blocks
-    assert plan.flops == 2 * run * block_weights(opened(name))
+    # One right and one wrong answer of width 32 are read off each row and off both runs of the three pairs.
+    assert plan.flops == 2 * (run * block_weights(opened(name)) + (plan.rows + 2 * 3) * 2 * 32)
     assert plan.chunks > 1 or options.memory is None
 
 
@@ -154,3 +155,11 @@ def test_positions_read_by_a_long_answer_are_counted() -> None:
     plan = plan_patch(opened("llama"), make_task(pair, metric="logprob"), sites=[Site("mlp.out", 2, None, -1)])
     assert plan.rows == 1
     assert plan.token_blocks == 3 * (8 + 6) + 1
+
+
+def test_work_counts_the_readout() -> None:
+    """A metric of the whole vocabulary multiplies the whole unembedding once a row; one of answers, their rows."""
+    model, task = opened("llama"), make_task(make_pair(6, (2,)))
+    answers, vocabulary = (plan_patch(model, task, sites="mlp.out", metric=name) for name in ("logit_diff", "prob"))
+    rows = answers.rows + 2
+    assert vocabulary.flops - answers.flops == 2 * rows * 32 * (model.anatomy.vocab - 2)

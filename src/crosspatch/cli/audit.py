@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crosspatch.cli import options as given
-from crosspatch.cli.folder import PAGE, ROOT, audit_in, plain_name, writable
+from crosspatch.cli.folder import JOURNAL, PAGE, ROOT, audit_in, plain_name, writable
 from crosspatch.cli.question import check_words, make_task, open_model, question_key, read_list, read_numbers
 from crosspatch.cli.say import Voice
 from crosspatch.core.errors import BadInput
@@ -64,6 +65,7 @@ def audit(
     page: Page = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    dry_run: given.DryRun = False,
     json: given.Json = False,
     quiet: given.Quiet = False,
 ) -> None:
@@ -86,17 +88,46 @@ def audit(
 
     opened = open_model(model, voice, device=device, dtype=dtype)
     made = make_task(task, opened, voice, n=n, seed=seed, settings=settings or ())
-    plan = AuditPlan(sites, corruptions=ways, metrics=asked, windows=widths, draws=draws)
+    plan = AuditPlan(sites, corruptions=ways, metrics=asked, windows=widths, draws=draws, seed=seed)
     folder = out or default_folder(opened, made, plan)
+    if dry_run:
+        show_cost(opened, made, plan, voice)
+        return
     _refuse_loss(folder)
     with writable(folder):
         listener = WholeSweeps(voice.progress())
-        found = run_audit(opened, made, plan=plan, options=Options(progress=listener))
-        listener.check()
+        if (folder / JOURNAL).is_dir():
+            voice.say(f"{folder} holds finished work of an audit that was stopped: the rest is run now.")
+        try:
+            found = run_audit(opened, made, plan=plan, options=Options(progress=listener, journal=folder / JOURNAL))
+            listener.check()
+        except KeyboardInterrupt:
+            voice.say(f"what was finished is kept in {folder}: the same command goes on from there.")
+            raise
         found.save(folder)
+        rmtree(folder / JOURNAL, ignore_errors=True)
         written = found.report(page or folder / PAGE)
     voice.document(document(found) | {"folder": folder, "report": written})
     voice.show(*lines(found), found.verdict(), f"report → {written}")
+
+
+def show_cost(model: "Model", task: "Task", plan: "AuditPlan", voice: Voice) -> None:
+    """Show what an audit would run, and about how long it would take on this machine."""
+    from dataclasses import asdict
+
+    from crosspatch.cli.estimate import Cost, clock, matrix_speed
+    from crosspatch.engine import Options
+    from crosspatch.referee import plan_grid
+
+    found = plan_grid(model, task, plan, Options())
+    speed = matrix_speed(model)
+    cost = Cost(speed, found.flops / speed)
+    voice.document({"dry_run": True, **asdict(found), "estimate": asdict(cost) | {"usual": cost.usual}})
+    voice.show(
+        f"{found.settings} settings off {found.sweeps} sweeps, the work of {found.forwards:,.0f} forwards",
+        f"about {clock(cost.usual)} here ({clock(cost.least)} at the speed of bare matrix products)",
+        *(f"left out: {text}" for text in found.left_out),
+    )
 
 
 class WholeSweeps:
@@ -137,7 +168,8 @@ def default_folder(model: "Model", task: "Task", plan: "AuditPlan") -> Path:
 
 def _refuse_loss(folder: Path) -> None:
     """Refuse a folder that holds something else than an audit. Raises BadInput."""
-    if folder.is_dir() and any(folder.iterdir()) and not audit_in(folder):
+    others = [path for path in folder.iterdir() if path.name != JOURNAL] if folder.is_dir() else []
+    if others and not audit_in(folder):
         raise BadInput(f"{folder} holds other files and no audit: give another --out.")
 
 

@@ -140,11 +140,18 @@ class Sweep:
             token_blocks=work,
             naive_token_blocks=naive * anatomy.layers,
             forward_token_blocks=anatomy.layers * sum(extents.lengths) / len(self.pairs),
-            flops=2 * work * block_weights(self.model),
+            flops=2 * (work * block_weights(self.model) + (len(cells) + 2 * len(self.pairs)) * self._read_weights()),
             packs=len(packs),
             chunks=len(chunks),
             peak_bytes=kept + min(most, max(work, 1)) * bytes_per_token(self.model),
         )
+
+    def _read_weights(self) -> int:
+        """Return the weights that one readout multiplies: the answers' rows of the unembedding, or all of them."""
+        anatomy = self.model.anatomy
+        whole = not anatomy.readout.direct or any(metric.needs == "vocab" for metric in self.metrics)
+        answers = self.targets.right.shape[2] + self.targets.wrong.shape[2]
+        return self.targets.reads * anatomy.d_model * (anatomy.vocab if whole else answers)
 
     def bytes_per_pair(self) -> int:
         """Return the memory that the two runs of the longest pair keep."""

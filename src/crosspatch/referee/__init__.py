@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosspatch.referee.case import Finding
-    from crosspatch.referee.grid import AuditPlan, Setting
+    from crosspatch.referee.grid import AuditPlan, GridCost, Setting, plan_grid
     from crosspatch.referee.judge import audit
     from crosspatch.referee.result import Audit
 
@@ -13,10 +13,12 @@ _HOME = {
     "Audit": "result",
     "AuditPlan": "grid",
     "Finding": "case",
+    "GridCost": "grid",
     "Setting": "grid",
     "audit": "judge",
+    "plan_grid": "grid",
 }
-__all__ = ["Audit", "AuditPlan", "Finding", "Setting", "audit"]
+__all__ = ["Audit", "AuditPlan", "Finding", "GridCost", "Setting", "audit", "plan_grid"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,12 @@
 """The grid of an audit: each corruption and direction is one sweep, off which all metrics and windows are read."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from crosspatch.core.errors import BadInput, CrosspatchError
 from crosspatch.engine import Effects, Options, Paths, patch_metrics, path_patch, plan_patch, windows
 from crosspatch.engine.corrupting import by_layout
-from crosspatch.engine.patching import DIRECTIONS
+from crosspatch.engine.patching import DIRECTIONS, Question, prepare
 from crosspatch.engine.select import select_single
 from crosspatch.metrics import METRICS, get_metric
 from crosspatch.models.model import Model
@@ -38,7 +38,7 @@ class AuditPlan:
     No corruptions means: token replacement, Gaussian noise (`draws` a pair), the task's own first alternative or other
     examples' tokens, and mean or zero embeddings, as far as the task allows. `windows` are widths of joint layer
     windows of the kinds without units. `edges`: also measure each head's and MLP's direct effect on the logits, which
-    shows backup.
+    shows backup. `seed` draws noise and examples.
     """
 
     sites: str | Sequence[Site] = "attn.head, mlp.out"
@@ -48,6 +48,7 @@ class AuditPlan:
     windows: Sequence[int] = (3, 5)
     draws: int = 3
     edges: bool = True
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,8 @@ def run_grid(model: Model, task: Task, plan: AuditPlan, options: Options) -> Gri
     forwards = single = 0.0
     for name, made in tasks.items():
         for direction in plan.directions:
-            results = patch_metrics(model, made, metrics, sites=sites, direction=direction, options=options)
+            own = _own_journal(options, f"{name}-{direction}")
+            results = patch_metrics(model, made, metrics, sites=sites, direction=direction, options=own)
             found |= {Setting(name, direction, metric): effects for metric, effects in results.items()}
             forwards += _forwards(next(iter(results.values())))
             single += plan_patch(model, made, sites=singles, direction=direction, options=options).forwards
@@ -90,9 +92,43 @@ def run_grid(model: Model, task: Task, plan: AuditPlan, options: Options) -> Gri
     direct = None
     if plan.edges and "noise" in plan.directions:
         metric = main_setting(tuple(found)).metric
-        direct = _direct(model, first, singles, metric=metric, options=options, left_out=left_out)
+        own = _own_journal(options, "direct")
+        direct = _direct(model, first, singles, metric=metric, options=own, left_out=left_out)
     forwards += _forwards(direct) if direct is not None else 0.0
     return GridRun(found, direct, forwards, single, tuple(left_out))
+
+
+@dataclass(frozen=True)
+class GridCost:
+    """What a grid would cost: its settings, its sweeps, work in plain forwards and operations, what is left out."""
+
+    settings: int
+    sweeps: int
+    forwards: float
+    flops: int
+    left_out: Sequence[str]
+
+
+def plan_grid(model: Model, task: Task, plan: AuditPlan, options: Options) -> GridCost:
+    """Return what `run_grid` would do, without running the model (direct effects, a few per cent, are not counted).
+
+    Raises:
+        UnknownName, BadInput: as `run_grid` does.
+    """
+    left_out: list[str] = []
+    tasks = dict(_corrupted(task, plan, left_out))
+    metrics = _metrics(task, plan, left_out)
+    singles = select_single(model, task, plan.sites)
+    sites = (*singles, *_windows(model, task, singles, plan.windows, left_out))
+    asked = [Question(sites, direction, metrics) for direction in plan.directions]
+    plans = [prepare(model, made, each, options=options).plan() for made in tasks.values() for each in asked]
+    forwards, flops = sum(each.forwards for each in plans), sum(each.flops for each in plans)
+    return GridCost(len(plans) * len(metrics), len(plans), forwards, flops, tuple(left_out))
+
+
+def _own_journal(options: Options, name: str) -> Options:
+    """Give each sweep of an audit a journal of its own, in the folder of the whole."""
+    return options if options.journal is None else replace(options, journal=options.journal / name.replace("/", "_"))
 
 
 def main_setting(settings: Sequence[Setting]) -> Setting:
@@ -116,7 +152,7 @@ def _corrupted(task: Task, plan: AuditPlan, left_out: list[str]) -> Iterator[tup
         if not plan.corruptions and made == CORRUPTIONS_AT_MOST:
             return
         try:
-            corrupted = task if name == own else corrupt(task, name, draws=plan.draws)
+            corrupted = task if name == own else corrupt(task, name, draws=plan.draws, seed=plan.seed)
             if name == "mean":
                 by_layout(task.pairs)
         except CrosspatchError as error:
