@@ -24,7 +24,8 @@ HEAD = """# Patching phenomena on Gemma-3-270M
 Zhang & Nanda (2023, arXiv 2309.16042) saw on GPT-2 how much a patching result depends on corruption, metric and window.
 This page repeats their comparisons on Gemma-3-270M, {pairs} pairs a task, all heads (at all positions) and MLPs at the
 key position and the last, Gaussian noise with {draws} draws a pair. It is written by `python docs/phenomena.py`; numbers
-are normalised effects (1 = the whole gap), found means two standard deviations from the mean over heads.
+are normalised effects (1 = the whole gap), found means two standard deviations from the mean over heads that could matter,
+and 0.02 of the gap or more. MLPs were swept at two positions only, so that a window elsewhere is not seen here.
 """
 
 

@@ -58,8 +58,8 @@ def test_work_is_counted_exactly(name: str, options: Options) -> None:
     """Token-blocks run equal the plan's for every kind of entry, however rows are packed, padded or chunked."""
     run, plan = tokens_run(name, KINDS, options)
     assert run == plan.token_blocks
-    # One right and one wrong answer of width 32 are read off each row and off both runs of the three pairs.
-    assert plan.flops == 2 * (run * block_weights(opened(name)) + (plan.rows + 2 * 3) * 2 * 32)
+    # One right and one wrong answer of width 32 are read off each row and off both runs of the four pairs.
+    assert plan.flops == 2 * (run * block_weights(opened(name)) + (plan.rows + 2 * 4) * 2 * 32)
     assert plan.chunks > 1 or options.memory is None
 
 
