@@ -105,3 +105,12 @@ def test_plain_digits_stand_above_their_labels():
     console.print(TerminalMap(panel, Scale(1.0)))
     _, digits, labels, *_ = console.file.getvalue().splitlines()
     assert [digits.rindex("#"), digits.rindex("5")] == [labels.index("1"), labels.index("2")]
+
+
+def test_a_narrow_table_folds_names_and_cuts_no_number():
+    """In 50 columns a long name takes two lines, and every number is whole."""
+    rows = [("attention end to S2, layers 10 to 17, two heads", "0.50 [0.46, 0.53]", "-5.648")]
+    text = printed(rich_table(("site", "effect [95%]", "raw"), rows), width=50, colour=None)
+    assert "0.50 [0.46, 0.53]" in text
+    assert "-5.648" in text
+    assert "…" not in text

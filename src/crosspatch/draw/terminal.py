@@ -110,14 +110,16 @@ def _short(label: str) -> str:
 
 
 def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> "Table":
-    """Build a plain rich table; columns after the first are set to the right."""
+    """Build a plain rich table; columns after the first are set to the right and never cut, the first is folded."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for place, header in enumerate(headers):
-        table.add_column(Text(header), justify="right" if place else "left", no_wrap=True)
+        least = max([len(header), *(len(clip(row[place], 60)) for row in rows)]) if place else None
+        side = "right" if place else "left"
+        table.add_column(Text(header), justify=side, no_wrap=bool(place), overflow="fold", min_width=least)
     for row in rows:
         table.add_row(*(Text(clip(cell, 60)) for cell in row))
     return table
