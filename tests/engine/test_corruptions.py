@@ -13,7 +13,7 @@ from crosspatch.metrics import METRICS
 from crosspatch.models.open import open_model
 from crosspatch.tasks import Corruption, corrupt, from_tokens
 from naive.joint import forward, mean_effect, part_of, resample_effect, zero_effect
-from naive.noise import noised_logits
+from naive.noise import noised_effect, noised_logits, restored_effect
 from naive.patching import hook
 from zoo import ZOO, fresh, make_pair, make_task, module_of, opened
 
@@ -55,6 +55,11 @@ def test_noise_on_embeddings_equals_the_twin(name, direction):
         base, source = (noised, clean) if direction == "denoise" else (clean, noised)
         assert effects.base[j] == pytest.approx(base, abs=2e-5)
         assert effects.source[j] == pytest.approx(source, abs=2e-5)
+        twin = restored_effect if direction == "denoise" else noised_effect
+        for i, site in enumerate(effects.sites):
+            given = {"positions": at, "parts": [part_of(site, pair.names)], "score": score(pair)}
+            slow = np.mean([twin(module, anatomy, pair.clean, noise=each[at], **given) for each in noise[j]])
+            assert effects.raw[i, j] == pytest.approx(slow, abs=3e-5)
 
 
 def test_noise_is_three_standard_deviations_of_the_embeddings_seen():
