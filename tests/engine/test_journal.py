@@ -16,6 +16,7 @@ from crosspatch.core.journal import Journal
 from crosspatch.engine import Options, Paths, ablate, patch, patch_metrics, path_patch
 from crosspatch.metrics import metric_from
 from crosspatch.models.open import open_model
+from crosspatch.sites import Group, Site
 from crosspatch.tasks import corrupt
 from naive.patching import hook
 from zoo import fresh, make_pair, make_task, opened
@@ -131,6 +132,15 @@ def test_every_kind_of_sweep_can_be_kept(tmp_path):
         np.testing.assert_array_equal(first.raw, job(Options()).raw)
 
 
+def test_groups_of_one_name_are_told_by_their_members(tmp_path):
+    """A journal never gives one group's numbers for another's."""
+    model, options = opened("gpt2"), Options(journal=tmp_path)
+    first, other = ([Group("both", (Site("mlp.out", i, None, 2), Site("attn.out", 0, None, 2)))] for i in (0, 1))
+    patch(model, TASK, sites=first, options=options)
+    with pytest.raises(BadInput, match="unfinished work of another question"):
+        patch(model, TASK, sites=other, options=options)
+
+
 def test_another_question_cannot_use_the_journal(tmp_path):
     """Other sites, direction, metric, corruption, task or paths: refused, so that results never mix."""
     model, options = opened("gpt2"), Options(journal=tmp_path)
@@ -144,6 +154,7 @@ def test_another_question_cannot_use_the_journal(tmp_path):
         lambda: patch(opened("llama"), TASK, sites="mlp.out[0]@2", options=options),
         lambda: path_patch(model, TASK, paths=Paths("mlp.out[0]@2", direction="denoise"), options=options),
         lambda: ablate(model, TASK, sites="mlp.out[0]@2", options=options),
+        lambda: patch(model, TASK, sites=[Group("mlp.out[0]@2", (Site("mlp.out", 1, None, 2),))], options=options),
     )
     for other in others:
         with pytest.raises(BadInput, match="unfinished work of another question"):

@@ -38,8 +38,7 @@ class Ablation:
         Raises:
             BadInput: a pair whose layout no reference prompt has.
         """
-        rng = Random(self.seed)
-        pools = {layout: [p for p in prompts] for layout, prompts in self.pools(pairs).items()}
+        rng, pools = Random(self.seed), self.pools(pairs)
         return [rng.choice(self._others(pools, pair, number)) for number, pair in enumerate(pairs)]
 
     def _others(self, pools: Mapping[object, list[tuple[int, ...]]], pair: Pair, number: int) -> list[tuple[int, ...]]:

@@ -100,7 +100,7 @@ def ablate(
 
     `by` is "zero", "mean" (over the task's corrupt prompts of the same layout, at each position) or "resample" (one of
     them, at random); an `Ablation` says which prompts serve as reference, and the seed. Effects are normalised by the
-    distance between the clean and the corrupt run, as in noising (by that to the drawn prompts' run for "resample").
+    distance between the clean and the corrupt run, as in noising, whatever is written.
 
     Raises:
         UnknownName: no such ablation; else as `patch` does.
@@ -124,7 +124,7 @@ def _answers(model: Model, task: Task, question: Question, options: Options | No
         _continue(sweep, options.resume, model, task)
     run_kept(sweep, task)
     run = {"sites": selection_text(question.sites), "seconds": time.perf_counter() - began}
-    return [effects_of(sweep, task, plan, run | {"metric_number": number}) for number in range(len(sweep.metrics))]
+    return [effects_of(sweep, task, plan, run, number=number) for number in range(len(sweep.metrics))]
 
 
 def run_kept(sweep: Sweep, task: Task) -> None:
@@ -143,7 +143,8 @@ def run_kept(sweep: Sweep, task: Task) -> None:
 
 def question_hash(sweep: Sweep, task: Task) -> str:
     """Return a short hash of everything that a sweep's numbers depend on."""
-    asked = [str(site) for site in sweep.sites], sweep.direction, [metric.name for metric in sweep.metrics]
+    # By their repr: two groups of one name may hold other sites.
+    asked = [repr(site) for site in sweep.sites], sweep.direction, [metric.name for metric in sweep.metrics]
     dtype = str(next(sweep.model.module.parameters()).dtype)
     text = repr((sweep.model.fingerprint, dtype, task_hash(task), asked, sweep.corruption, sweep.ablation, sweep.how()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -218,13 +219,12 @@ def _continue(sweep: Sweep, earlier: Effects, model: Model, task: Task) -> None:
     sweep.raw[0], sweep.base[0], sweep.source[0] = earlier.raw, earlier.base, earlier.source
 
 
-def effects_of(sweep: Sweep, task: Task, plan: Plan, run: dict[str, Any]) -> Effects:
+def effects_of(sweep: Sweep, task: Task, plan: Plan, run: dict[str, Any], *, number: int = 0) -> Effects:
     """Wrap the numbers of one of the sweep's metrics as Effects, with where they come from and what to beware of.
 
     Values of several noise draws of a pair are averaged.
     """
-    model, number, draws = sweep.model, run.pop("metric_number", 0), task.corruption.draws
-    metric = sweep.metrics[number]
+    model, metric, draws = sweep.model, sweep.metrics[number], task.corruption.draws
     raw, base, source = (_over_draws(v[number], draws) for v in (sweep.raw, sweep.base, sweep.source))
     settings = {
         "model": model.name,

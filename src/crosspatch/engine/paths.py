@@ -151,7 +151,7 @@ class PathSweep(Sweep):
         if not self.receivers:
             yield range(len(pack)), relay.to_the_end(this.local.extents)
             return
-        pairs = [self.pairs[number] for number in this.numbers]
+        pairs = [self.pairs[number] for number in this.local.numbers]
         cells = [replace(cell, parts=self._receiving(cell, pairs), row=row) for row, cell in enumerate(pack)]
         running = [row for row, cell in enumerate(cells) if cell.parts]
         idle = [row for row, cell in enumerate(cells) if not cell.parts]

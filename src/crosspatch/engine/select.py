@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from crosspatch.core.errors import BadInput
 from crosspatch.models.model import Model
 from crosspatch.sites import EACH, KINDS, Address, Edge, Group, Pattern, Site, members_of, parse, resolve_position
-from crosspatch.tasks import Task
+from crosspatch.tasks import Task, layout_of
 
 
 def one_layout(task: Task) -> bool:
     """Whether all prompts have one length and the same named positions, so that an index means one thing in all."""
-    first = task.pairs[0]
-    return all(len(p.clean) == len(first.clean) and dict(p.names) == dict(first.names) for p in task.pairs)
+    return len({layout_of(pair) for pair in task.pairs}) == 1
 
 
 def star_positions(task: Task) -> tuple[int | str, ...]:

@@ -46,7 +46,8 @@ class Options:
     `memory` is a budget in bytes beside the weights (None: 2 GiB, or 60 % of what is free on the GPU). `tokens` caps
     the tokens of a pack. `progress` is told of every finished row. `resume` holds the effects of an interrupted sweep
     of the same question, whose finished patches are not run again. `journal` names a folder that finished packs are
-    written to as they come: nothing in it is lost or run again, also after a killed process.
+    written to as they come: nothing in it is lost or run again, also after a killed process. It belongs to one
+    question, in which a metric of your own is told by its name.
     """
 
     memory: int | None = None
@@ -62,7 +63,7 @@ class Sweep:
 
     With several noise draws `pairs` holds each pair that many times in a row. With an `ablation` the base run is the
     clean one, and the source is what the ablation writes; the corrupt run still gives the metric's other end.
-    `raw` is `[metric, site, example]`, `base` and `source` `[metric, example]`; `done` is False where the user
+    `raw` is `[metric, site, example]`, `base` and `source` `[metric, example]`; `complete` is False where the user
     interrupted.
     """
 
@@ -207,7 +208,7 @@ class Sweep:
             with self._timed("runs"):
                 base, source, written = self._runs(bench, base_lane, local)
                 scorer = self._scorer(local, base, source)
-                self._score_runs(numbers, local, scorer, base, source)
+                self._score_runs(local, scorer, base, source)
             cells = []
             for site, pair, cell in cells_of(self.sites, pairs, local.extents, self.model.anatomy):
                 if cell is None:
@@ -218,7 +219,7 @@ class Sweep:
                 # A resumed sweep has the packs of the interrupted one, so that its numbers are the same to the bit.
                 if any(np.isnan(self.raw[:, cell.site, numbers[cell.pair]]).any() for cell in pack):
                     with self._timed("patches"):
-                        self._run_pack(pack, Pass(bench, base, written, local, scorer, numbers))
+                        self._run_pack(pack, Pass(bench, base, written, local, scorer))
                 else:
                     self.options.progress.advance(len(pack))
 
@@ -253,8 +254,8 @@ class Sweep:
             self._halve(pack, lambda part: self._run_pack(part, this), "one row")
             return
         for cell, value in values:
-            self.raw[:, cell.site, this.numbers[cell.pair]] = value
-        self._commit(values, this.numbers)
+            self.raw[:, cell.site, this.local.numbers[cell.pair]] = value
+        self._commit(values, this.local.numbers)
         self.packs += 1
         self.options.progress.advance(len(pack))
 
@@ -280,14 +281,16 @@ class Sweep:
 
     def _walk(self, pack: Sequence[Cell], this: "Pass") -> Iterator[tuple[Cell, list[float]]]:
         device = self.model.device
-        unpatched = torch.from_numpy(self.base[:, this.numbers]).to(device)
+        unpatched = torch.from_numpy(self.base[:, this.local.numbers]).to(device)
         for indices, stream in self.walk(pack, this):
             pairs = torch.tensor([pack[i].pair for i in indices], device=device)
             effects = this.scorer(stream, pairs) - unpatched[:, pairs]
             for index, effect in zip(indices, effects.T.tolist(), strict=True):
                 cell = pack[index]
                 if not np.isfinite(effect).all():
-                    raise NotFinite(_not_finite(self.metrics, self.sites[cell.site], this.numbers[cell.pair], effect))
+                    raise NotFinite(
+                        _not_finite(self.metrics, self.sites[cell.site], this.local.numbers[cell.pair], effect)
+                    )
                 yield cell, effect
 
     def walk(self, pack: Sequence[Cell], this: "Pass") -> Iterator[tuple[Sequence[int], Tensor]]:
@@ -314,13 +317,13 @@ class Sweep:
         logits = scorer.logits(final_reads(run, local, every)[:, 0], local.targets.right[:, 0])[0]
         return None if logits is None else logits.log_softmax(-1)
 
-    def _score_runs(self, numbers: Sequence[int], local: "Local", scorer: Scorer, base: Run, source: Run) -> None:
-        every = torch.arange(len(numbers), device=self.model.device)
+    def _score_runs(self, local: "Local", scorer: Scorer, base: Run, source: Run) -> None:
+        every = torch.arange(len(local.numbers), device=self.model.device)
         for name, run, store in (("base", base, self.base), ("source", source, self.source)):
             values = scorer(final_reads(run, local, every), every)
             for metric, row in zip(self.metrics, values, strict=True):
-                require_finite(row, name, metric=metric, numbers=numbers)
-            store[:, list(numbers)] = values.cpu().numpy()
+                require_finite(row, name, metric=metric, numbers=local.numbers)
+            store[:, local.numbers] = values.cpu().numpy()
 
     def _halve(self, items: Sequence, again: Callable[[Sequence], None], smallest: str) -> None:
         if len(items) <= 1:
@@ -343,7 +346,7 @@ class Sweep:
 class Local:
     """What is known of the pairs of one chunk, numbered from 0."""
 
-    numbers: Sequence[int]
+    numbers: list[int]
     extents: Extents
     targets: Targets
 
@@ -369,7 +372,6 @@ class Pass:
     written: Run
     local: Local
     scorer: Scorer
-    numbers: Sequence[int]
 
 
 def final_reads(run: Run, local: Local, pairs: Tensor) -> Float[Tensor, "pair read d_model"]:

@@ -113,7 +113,7 @@ class Walk:
             stretch = Stretch(group.cells, start, length - start, 0)
             spots = self._acting[layer].stream_spots(self.cells, stretch, group.hidden.device)
             if len(spots.tokens):
-                flat = group.hidden.flatten(0, 1).clone()
+                flat = group.hidden.flatten(0, 1)  # the rows' own: nothing else holds it
                 flat[spots.tokens] = self.source.stream[layer][spots.taken, spots.positions]
                 group.hidden = flat.view_as(group.hidden)
 

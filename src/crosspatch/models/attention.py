@@ -182,9 +182,10 @@ def _attend_packed(
     """Attend each segment's rows to their pair's earlier keys and values and to their own."""
     job.calls += 1
     query, _, value = qkv
-    out = query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
+    shape = 1, query.shape[2], query.shape[1], value.shape[-1]
     if job.skip:
-        return out
+        return query.new_zeros(shape)
+    out = query.new_empty(shape)
     first = 0
     for index, segment in enumerate(job.segments):
         last = first + segment.tokens

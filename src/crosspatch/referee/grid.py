@@ -73,10 +73,7 @@ def run_grid(model: Model, task: Task, plan: AuditPlan, options: Options) -> Gri
         UnknownName, BadInput: a site, metric, corruption or direction that does not exist, or nothing left to compare.
     """
     left_out: list[str] = []
-    tasks = dict(_corrupted(task, plan, left_out))
-    metrics = _metrics(task, plan, left_out)
-    singles = select_single(model, task, plan.sites)
-    sites = (*singles, *_windows(model, task, singles, plan.windows, left_out))
+    tasks, metrics, singles, sites = _laid_out(model, task, plan, left_out)
     found: dict[Setting, Effects] = {}
     forwards = single = 0.0
     for name, made in tasks.items():
@@ -116,14 +113,21 @@ def plan_grid(model: Model, task: Task, plan: AuditPlan, options: Options) -> Gr
         UnknownName, BadInput: as `run_grid` does.
     """
     left_out: list[str] = []
-    tasks = dict(_corrupted(task, plan, left_out))
-    metrics = _metrics(task, plan, left_out)
-    singles = select_single(model, task, plan.sites)
-    sites = (*singles, *_windows(model, task, singles, plan.windows, left_out))
+    tasks, metrics, _, sites = _laid_out(model, task, plan, left_out)
     asked = [Question(sites, direction, metrics) for direction in plan.directions]
     plans = [prepare(model, made, each, options=options).plan() for made in tasks.values() for each in asked]
     forwards, flops = sum(each.forwards for each in plans), sum(each.flops for each in plans)
     return GridCost(len(plans) * len(metrics), len(plans), forwards, flops, tuple(left_out))
+
+
+def _laid_out(
+    model: Model, task: Task, plan: AuditPlan, left_out: list[str]
+) -> tuple[dict[str, Task], list[str], tuple[Site, ...], tuple[Address, ...]]:
+    """Return the corrupted tasks by name, the metrics, the single sites and all that is swept; note what is not."""
+    tasks = dict(_corrupted(task, plan, left_out))
+    metrics = _metrics(task, plan, left_out)
+    singles = select_single(model, task, plan.sites)
+    return tasks, metrics, singles, (*singles, *_windows(model, task, singles, plan.windows, left_out))
 
 
 def _own_journal(options: Options, name: str) -> Options:
