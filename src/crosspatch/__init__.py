@@ -7,6 +7,8 @@
 """
 
 from importlib import import_module
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -136,8 +138,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'crosspatch' has no attribute {name!r}; it offers {', '.join(__all__)}")
 
 
-def load(folder: str) -> "Effects":
+def load(folder: "str | PathLike[str]") -> "Effects":
     """Load the effects that `Effects.save` wrote to a folder."""
     from crosspatch.engine import Effects
 
-    return Effects.load(folder)
+    return Effects.load(Path(folder))

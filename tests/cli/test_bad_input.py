@@ -125,10 +125,10 @@ def test_traceback_is_shown_on_request(call, tiny, monkeypatch):
 def test_a_failed_run_leaves_no_empty_folder(call, tiny, here, monkeypatch):
     """Where the sweep itself fails, its new folder goes again; one that was there before stays."""
 
-    def fail(self):
+    def fail(self, unit):
         raise NotFinite("the metric is NaN")
 
-    monkeypatch.setattr("crosspatch.engine.sweep.Sweep.run", fail)
+    monkeypatch.setattr("crosspatch.engine.units.SweepJob.run", fail)
     (here / "old").mkdir()
     for folder in ("old", "new"):
         result = call("patch", tiny, "--task", "ioi", "--n", 2, "--out", folder)
@@ -139,7 +139,7 @@ def test_a_failed_run_leaves_no_empty_folder(call, tiny, here, monkeypatch):
 
 def test_an_unwritable_folder_is_found_before_the_run(call, tiny, here, monkeypatch):
     """Where the run folder cannot be made, not one forward is run."""
-    monkeypatch.setattr("crosspatch.engine.sweep.Sweep.run", lambda self: pytest.fail("the model was run"))
+    monkeypatch.setattr("crosspatch.engine.units.SweepJob.run", lambda *_: pytest.fail("the model was run"))
     (here / "runs").write_text("a file")
     result = call("patch", tiny, "--task", "ioi", "--n", 2)
     assert result.exit_code == 2

@@ -66,10 +66,10 @@ def test_interrupted_demo_keeps_nothing(call, here, small_demo, monkeypatch):
     """Ctrl-C ends the demo with 130 and leaves no half of a result."""
     from crosspatch.cli.running import SavingProgress
 
-    def stop(self, done, note=""):
+    def stop(self, total, unit):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SavingProgress, "advance", stop)
+    monkeypatch.setattr(SavingProgress, "start", stop)
     assert call("demo", "--n", 2).exit_code == 130
     assert list(here.iterdir()) == []
 

@@ -14,16 +14,25 @@ TASK = {"--task", "--n", "--seed", "--set"}
 KEPT = {"--top", "--out", "--report", "--no-report", "--require-accuracy", "--dry-run"}
 NOISE = {"--corrupt", "--draws", "--sigma"}
 
+CREW = {"--executor", "--workers", "--threads", "--cluster"}
+SWEEP = {"--resume", "--memory", "--tokens"} | CREW
+
 SURFACE = {
     "demo": {"--n", "--seed", "--out", "--open", "--no-open", "--device"} | TALK,
-    "patch": {"MODEL", "--sites", "--window", "--direction", "--ablate", "--metric", "--resume", "--memory", "--tokens"}
+    "patch": {"MODEL", "--sites", "--window", "--direction", "--ablate", "--metric"}
+    | SWEEP
     | NOISE
     | KEPT
     | TASK
     | MACHINE
     | TALK,
-    "path": {"MODEL", "--senders", "--to", "--through", "--direction", "--metric"} | KEPT | TASK | MACHINE | TALK,
-    "knockout": {"MODEL", "--query", "--key", "--heads", "--width", "--metric"} | KEPT | TASK | MACHINE | TALK,
+    "path": {"MODEL", "--senders", "--to", "--through", "--direction", "--metric"}
+    | SWEEP
+    | KEPT
+    | TASK
+    | MACHINE
+    | TALK,
+    "knockout": {"MODEL", "--query", "--key", "--heads", "--width", "--metric"} | SWEEP | KEPT | TASK | MACHINE | TALK,
     "audit": {
         "MODEL",
         "--sites",
@@ -35,6 +44,7 @@ SURFACE = {
         "--report",
         "--dry-run",
     }
+    | CREW
     | TASK
     | MACHINE
     | TALK,
@@ -48,6 +58,9 @@ SURFACE = {
     "runs list": TALK,
     "runs show": {"DIR", "--top"} | TALK,
     "runs remove": {"DIR", "--yes"} | TALK,
+    "runs verify": {"DIR", "--again", "--device"} | TALK,
+    "runs merge": {"DIR…", "--out"} | TALK,
+    "work": {"DIR", "--share", "--device"} | TALK,
     "report": {"DIR", "--format", "--out"} | TALK,
 }
 

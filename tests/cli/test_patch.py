@@ -103,7 +103,7 @@ def test_no_report_ends_with_the_folder(call, tiny, here):
 
 def test_dry_run_runs_nothing(call, tiny, here, monkeypatch):
     """--dry-run prints plan, memory and time, never starts a sweep and writes nothing."""
-    monkeypatch.setattr("crosspatch.engine.sweep.Sweep.run", lambda self: pytest.fail("the model was run"))
+    monkeypatch.setattr("crosspatch.engine.units.SweepJob.run", lambda *_: pytest.fail("the model was run"))
     result = call("patch", tiny, *FEW, "--dry-run")
     assert result.exit_code == 0, result.output
     named = [line.split()[0] for line in result.stdout.splitlines() if not line.startswith(" ")]

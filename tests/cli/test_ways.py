@@ -1,6 +1,7 @@
 """Other corruptions, ablations, windows, several metrics, paths and knockouts on the command line."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -89,8 +90,8 @@ def test_several_metrics_are_one_sweep_with_a_run_each(call, document, tiny, her
     """Each metric has a finding, a run and a page; the model is swept once."""
     from crosspatch.engine.sweep import Sweep
 
-    run, sweeps = Sweep.run, []
-    monkeypatch.setattr(Sweep, "run", lambda self: sweeps.append(1) or run(self))
+    run, sweeps = Sweep.take, []
+    monkeypatch.setattr(Sweep, "take", lambda self, rows: sweeps.append(1) or run(self, rows))
     words = ("patch", tiny, *FEW[:-1], "--sites", "mlp.out", "--metric", "prob,kl", "--out", "both")
     lines = call(*words).stdout.splitlines()
     assert len(sweeps) == 1
@@ -118,9 +119,10 @@ REFUSED = {
     "one misspelled metric": (("--metric", "prob,kll"), "kll"),
     "a window of heads": (("--sites", "attn.head", "--window", 2), "2 adjacent layers"),
     "a window wider than the model": (("--window", 9), "this model has 3"),
-    "resuming two metrics": (("--metric", "prob,kl", "--resume"), "cannot be continued"),
-    "resuming an ablation": (("--ablate", "zero", "--resume"), "cannot be continued"),
-    "resuming noise draws": (("--corrupt", "gaussian", "--resume"), "cannot be continued"),
+    "resuming one folder of two metrics": (("--metric", "prob,kl", "--resume", "x"), "--resume alone"),
+    "settings of a cluster that is none": (("--cluster", "slurm_partition=gpu"), "--executor slurm"),
+    "a setting without a value": (("--executor", "slurm", "--cluster", "gpu"), "KEY=VALUE"),
+    "several workers inline": (("--executor", "inline", "--workers", 2), "this process alone"),
 }
 
 
@@ -134,11 +136,22 @@ def test_what_makes_no_sense_is_refused(case, call, tiny, here):
     assert list(here.iterdir()) == []
 
 
-def test_an_interrupted_ablation_does_not_stand_in_the_way(call, tiny, here, monkeypatch):
-    """Its finished patches are kept, and the same command goes on from there."""
+WAYS = {
+    "ablation": ("patch", "--sites", "mlp.out", "--ablate", "zero"),
+    "two metrics": ("patch", "--sites", "mlp.out", "--metric", "prob,kl"),
+    "noise draws": ("patch", "--sites", "mlp.out", "--corrupt", "gaussian", "--draws", 2),
+    "paths": ("path", "--senders", "attn.head@end", "--to", "attn.q[2, 1]@end"),
+    "knockout": ("knockout", "--key", "S1"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_patching_can_be_resumed(way, call, tiny, here, monkeypatch):
+    """An interrupted run stands in the way of a new one; --resume takes its finished units over, to the same bits."""
     from crosspatch.cli.running import SavingProgress
 
-    words = ("patch", tiny, *FEW, "--sites", "mlp.out", "--ablate", "zero")
+    verb, *more = WAYS[way]
+    words = (verb, tiny, *FEW, *more, "--tokens", 8, "--no-report")
 
     def stop(self, done, note=""):
         raise KeyboardInterrupt
@@ -147,11 +160,21 @@ def test_an_interrupted_ablation_does_not_stand_in_the_way(call, tiny, here, mon
         stopping.setattr(SavingProgress, "advance", stop)
         result = call(*words)
     assert result.exit_code == 130
-    assert "the same command goes on from there" in result.stderr
-    again = call(*words)
-    assert again.exit_code == 0
-    assert "holds finished work of a run that was stopped: the rest is run now" in again.stderr
+    assert result.stderr.splitlines()[-1].endswith("--resume")
+    assert call(*words).exit_code == 2
+    again = call(*words, "--resume")
+    assert again.exit_code == 0, again.output
+    assert re.search(r"[1-9]\d* of \d+ units are done; the rest is run now", again.stderr)
     assert not list(here.rglob("journal"))
+    assert call(*words, "--out", here / "whole").exit_code == 0
+    for whole in (here / "whole").rglob("meta.json"):
+        effects = xp.load(whole.parent)
+        (resumed,) = [
+            found
+            for path in (here / "runs").rglob("meta.json")
+            if (found := xp.load(path.parent)).metric == effects.metric
+        ]
+        np.testing.assert_array_equal(resumed.raw, effects.raw)
 
 
 def test_path_is_that_of_the_library(run, call, tiny, model, task):

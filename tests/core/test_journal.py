@@ -22,7 +22,8 @@ from crosspatch.core.journal import Journal
 with Journal.open(sys.argv[1], "same") as journal:
     print("ready", flush=True)
     for number in range(100000):
-        journal.append({"cell": np.full(50, number, np.int64), "value": np.random.default_rng(number).random(50)})
+        value = np.random.default_rng(number).random(50)
+        journal.append(number, {"cell": np.full(50, number, np.int64), "value": value})
         print(number, flush=True)
 """
 
@@ -35,8 +36,8 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     """Types and order included; an empty journal gives nothing."""
     with Journal.open(tmp_path / "j", "a") as journal:
         assert journal.read() == {}
-        journal.append(some(0))
-        journal.append(some(3))
+        journal.append(0, some(0))
+        journal.append(1, some(3))
     found = Journal.open(tmp_path / "j", "a").read()
     np.testing.assert_array_equal(found["cell"], np.arange(6))
     assert found["value"].dtype == np.float32
@@ -47,9 +48,9 @@ def test_compacting_keeps_all_rows_and_removes_the_logs(tmp_path):
     import pyarrow.parquet as pq
 
     with Journal.open(tmp_path, "a") as journal:
-        journal.append(some(0))
+        journal.append(0, some(0))
         path = journal.compact()
-        journal.append(some(3))
+        journal.append(1, some(3))
         journal.compact()
     assert not list(tmp_path.glob("*.log"))
     assert pq.read_table(path)["cell"].to_pylist() == list(range(6))
@@ -60,8 +61,8 @@ def test_another_question_and_a_newer_format_are_refused(tmp_path):
     late = Journal.open(tmp_path, "b")
     with Journal.open(tmp_path, "a") as first:
         assert list(tmp_path.iterdir()) == []
-        first.append(some(0))
-    for act in (lambda: Journal.open(tmp_path, "b"), lambda: late.append(some(3))):
+        first.append(0, some(0))
+    for act in (lambda: Journal.open(tmp_path, "b"), lambda: late.append(1, some(3))):
         with pytest.raises(BadInput, match="unfinished work of another question"):
             act()
     about = json.loads((tmp_path / ABOUT).read_text())
@@ -77,7 +78,7 @@ def test_a_torn_tail_is_left_out_wherever_it_is_cut(tmp_path):
     """Every length of a log gives the whole records in it, never an error, never half a record."""
     with Journal.open(tmp_path, "a") as journal:
         for number in range(3):
-            journal.append(some(3 * number))
+            journal.append(number, some(3 * number))
     (log,) = tmp_path.glob("*.log")
     data = log.read_bytes()
     ends, at = [], 0
@@ -92,8 +93,8 @@ def test_a_torn_tail_is_left_out_wherever_it_is_cut(tmp_path):
 def test_a_damaged_record_is_an_error_unless_it_is_the_last(tmp_path):
     """A flipped byte in acknowledged work must not pass; in the last record it is a torn write."""
     with Journal.open(tmp_path, "a") as journal:
-        journal.append(some(0))
-        journal.append(some(3))
+        journal.append(0, some(0))
+        journal.append(1, some(3))
     (log,) = tmp_path.glob("*.log")
     data = bytearray(log.read_bytes())
     data[HEAD.size + 40] ^= 1
@@ -109,9 +110,9 @@ def test_a_damaged_record_is_an_error_unless_it_is_the_last(tmp_path):
 def test_two_writers_share_a_folder(tmp_path):
     """Each has its own log; a reader sees both."""
     with Journal.open(tmp_path, "a") as first, Journal.open(tmp_path, "a") as second:
-        first.append(some(0))
-        second.append(some(3))
-        first.append(some(6))
+        first.append(0, some(0))
+        second.append(1, some(3))
+        first.append(2, some(6))
     assert sorted(Journal.open(tmp_path, "a").read()["cell"].tolist()) == list(range(9))
 
 
@@ -119,12 +120,12 @@ def test_two_writers_share_a_folder(tmp_path):
 def test_a_full_disk_is_said_and_keeps_the_rest(tmp_path):
     """The error tells what to do; what was written before can be read."""
     with Journal.open(tmp_path, "a") as journal:
-        journal.append(some(0))
+        journal.append(0, some(0))
     full = Journal.open(tmp_path, "a")
     full._log = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
     with pytest.raises(DiskFull, match="make room, resume"):
-        full.append(some(3))
-    full.append(some(3))
+        full.append(1, some(3))
+    full.append(1, some(3))
     full.close()
     assert sorted(journal.read()["cell"].tolist()) == list(range(6))
 

@@ -52,15 +52,15 @@ def counted(module, layer=0):
 
 
 def test_a_second_run_patches_nothing(tmp_path):
-    """Only the two unpatched runs are made again; the numbers are the same to the bit."""
+    """Not even the two unpatched runs are made again; the numbers are the same to the bit."""
     module = fresh("gpt2")
     model, plain = open_model(module), patch(open_model(fresh("gpt2")), TASK, sites=SITES)
     calls = counted(module)
     first = patch(model, TASK, sites=SITES, options=Options(journal=tmp_path / "j"))
     spent = len(calls)
     again = patch(model, TASK, sites=SITES, options=Options(journal=tmp_path / "j"))
-    assert len(calls) - spent < spent
-    assert len(calls) - spent == 1
+    assert spent > 0
+    assert len(calls) == spent
     for effects in (first, again):
         np.testing.assert_array_equal(effects.raw, plain.raw)
 

@@ -205,18 +205,6 @@ def test_what_is_refused_before_the_model_runs(change: Change, error: type[Excep
             ask(model, asked, **given)
 
 
-@pytest.mark.parametrize("other", ["metric", "task", "model"])
-def test_resume_refuses_another_question(other: str) -> None:
-    """The message names what differs."""
-    task = make_task(*uneven())
-    earlier = patch(opened("llama"), task, sites=SITES)
-    model = opened("qwen2") if other == "model" else opened("llama")
-    changed = make_task(uneven()[0], uneven()[1], make_pair(9, (4,))) if other == "task" else task
-    metric = "prob" if other == "metric" else None
-    with pytest.raises(BadInput, match=f"cannot resume: the earlier result has other {other}\\."):
-        patch(model, changed, sites=SITES, metric=metric, options=Options(resume=earlier))
-
-
 def test_the_hash_of_a_task_knows_its_tokens_and_answers() -> None:
     """Anything that changes numbers changes the hash; texts and names of tasks do not."""
     task = make_task(*uneven())

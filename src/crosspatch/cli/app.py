@@ -24,6 +24,7 @@ from crosspatch.cli.runs import runs_app
 from crosspatch.cli.say import BAD_INPUT, INTERRUPTED, error
 from crosspatch.cli.sites import sites
 from crosspatch.cli.tasks import tasks
+from crosspatch.cli.work import work
 from crosspatch.core.errors import CrosspatchError
 
 ABOUT = """Find which parts of a neural network cause a behaviour, by exact activation patching.
@@ -90,8 +91,8 @@ def root(
 
 app.command(cls=ResumableVerb)(demo)
 app.command(cls=ResumableVerb)(patch)
-app.command()(path)
-app.command()(knockout)
+app.command(cls=ResumableVerb)(path)
+app.command(cls=ResumableVerb)(knockout)
 app.command()(audit)
 app.command()(attribute)
 app.command()(lens)
@@ -99,6 +100,7 @@ app.command()(sites)
 app.command()(tasks)
 app.command()(doctor)
 app.command()(bench)
+app.command()(work)
 app.add_typer(runs_app, name="runs")
 app.command()(report)
 

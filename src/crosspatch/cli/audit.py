@@ -1,6 +1,7 @@
 """`audit`: patch in every customary way, and tell where the ways agree and which results not to believe."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crosspatch.cli import options as given
+from crosspatch.cli.crew import crew_of, sweep_options
 from crosspatch.cli.folder import JOURNAL, PAGE, ROOT, audit_in, plain_name, writable
 from crosspatch.cli.question import check_words, make_task, open_model, question_key, read_list, read_numbers
 from crosspatch.cli.say import Voice
@@ -63,6 +65,10 @@ def audit(
     settings: given.Settings = None,
     out: AuditOut = None,
     page: Page = None,
+    executor: given.ExecutorOption = given.Executor.auto,
+    workers: given.Workers = None,
+    threads: given.Threads = None,
+    cluster: given.Cluster = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
     dry_run: given.DryRun = False,
@@ -77,9 +83,7 @@ def audit(
     crosspatch audit gemma-3-270m --task ioi
     crosspatch audit gemma-3-270m --task ioi --corruptions replace,gaussian --windows 5
     """
-    from crosspatch.engine import Options
-
-    voice = Voice(json, quiet)
+    voice, crew = Voice(json, quiet), crew_of(executor, workers, cluster)
     asked = check_words(task, settings or (), sites=sites, metric=metrics)
     widths = read_numbers(windows or None, "--windows")
     ways = read_list(corruptions, "--corruptions")
@@ -99,7 +103,9 @@ def audit(
         if (folder / JOURNAL).is_dir():
             voice.say(f"{folder} holds finished work of an audit that was stopped: the rest is run now.")
         try:
-            found = run_audit(opened, made, plan=plan, options=Options(progress=listener, journal=folder / JOURNAL))
+            how_run = sweep_options(memory=None, tokens=None, threads=threads, crew=crew)
+            how_run = replace(how_run, progress=listener, journal=folder / JOURNAL)
+            found = run_audit(opened, made, plan=plan, options=how_run)
             listener.check()
         except KeyboardInterrupt:
             voice.say(f"what was finished is kept in {folder}: the same command goes on from there.")

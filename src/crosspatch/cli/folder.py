@@ -52,17 +52,14 @@ def plain_name(name: str) -> str:
 def find_places(question: "Question", *, out: Path | None, resume: Path | None, voice: Voice) -> "list[Place]":
     """Decide for each metric where its run goes: with several, in a folder each below `out`.
 
-    Raises BadInput as `find_place` does, and for a question that cannot be resumed.
+    Raises BadInput as `find_place` does, and for a folder to resume where there are several.
     """
-    if resume is not None and question.unresumable:
-        raise BadInput(
-            f"--resume: an interrupted run {question.unresumable} cannot be continued that way. Leave --resume out: "
-            "the same command runs only what is not finished."
-        )
+    if question.others and resume not in (None, DEFAULT_FOLDER):
+        raise BadInput(f"--resume {resume} with several metrics: give --resume alone, and --out as the run was begun.")
     if not question.others:
         return [find_place(question, out=out, resume=resume, voice=voice)]
     return [
-        find_place(one, out=None if out is None else out / one.metric, resume=None, voice=voice)
+        find_place(one, out=None if out is None else out / one.metric, resume=resume, voice=voice)
         for one in question.each
     ]
 
@@ -73,7 +70,7 @@ def find_place(question: "Question", *, out: Path | None, resume: Path | None, v
     Raises BadInput where that would lose something: an interrupted run of this question (unless `resume`), or the run
     of another question. Raises BadInput or CorruptFile if there is nothing to resume in a folder that was named.
     """
-    if out is not None and resume not in (None, DEFAULT_FOLDER):
+    if out is not None and resume not in (None, DEFAULT_FOLDER, out):
         raise BadInput(f"--out {out} and --resume {resume}: a run is continued where it is, so leave --out out.")
     named = resume is not None and resume != DEFAULT_FOLDER
     folder = resume if named and resume is not None else (out or default_folder(question))
@@ -124,7 +121,7 @@ def _refuse_loss(folder: Path, earlier: "Effects", question: "Question") -> None
         raise BadInput(
             f"{folder} holds another run ({_difference(earlier, question)}). Give another --out, or {remove}"
         )
-    if not is_complete(earlier) and not question.unresumable:
+    if not is_complete(earlier):
         raise BadInput(
             f"{folder} holds an interrupted run of this question, {done_share(earlier):.0%} done. Add --resume to "
             f"continue it, or {remove}"
@@ -163,6 +160,16 @@ def done_share(effects: "Effects") -> float:
     plan = effects.provenance.get("settings", {}).get("plan", {})
     rows, zero = plan.get("rows", effects.raw.size), plan.get("zero", 0)
     return min(max(int((~np.isnan(effects.raw)).sum()) - zero, 0) / max(rows, 1), 1.0)
+
+
+def found_share(journal: Path) -> str:
+    """Say how much of its work a journal holds."""
+    from crosspatch.core.journal import ABOUT, Journal
+
+    if not (journal / ABOUT).exists():
+        return "it is run now."
+    found = Journal.found(journal)
+    return f"{len(found.done())} of {found.plan.get('units')} units are done; the rest is run now."
 
 
 @contextmanager

@@ -39,6 +39,17 @@ class Through(StrEnum):
     nothing = "nothing"
 
 
+class Executor(StrEnum):
+    """Who runs the units of a plan."""
+
+    auto = "auto"
+    inline = "inline"
+    local = "local"
+    ray = "ray"
+    ranks = "ranks"
+    slurm = "slurm"
+
+
 class ResumableVerb(TyperCommand):
     """A verb whose `--resume` may stand alone, meaning the folder that the question has by default."""
 
@@ -120,6 +131,26 @@ Memory = Annotated[
     _option("--memory", metavar="SIZE", help="Memory beside the weights, such as 2GiB.  [default: 2GiB; 60% of a GPU]"),
 ]
 Tokens = Annotated[int | None, typer.Option("--tokens", min=1, metavar="N", help="Most tokens run at once.")]
+ExecutorOption = Annotated[
+    Executor,
+    _option(
+        "--executor",
+        help="Who runs the work: this process (inline), more of this machine (local), a Ray cluster, the ranks of a "
+        "launcher such as torchrun, or a SLURM job array. auto: ranks under a launcher, local with --workers, else "
+        "inline.",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, metavar="N", help="Workers of the executor.  [default: it chooses]")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Processor threads of a worker.  [default: shared out evenly]"),
+]
+Cluster = Annotated[
+    list[str] | None,
+    _option("--cluster", metavar="KEY=VALUE", help="A setting of SLURM, such as slurm_partition=gpu; may be repeated."),
+]
 Top = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Sites to list.")]
 RequireAccuracy = Annotated[
     float,

@@ -3,6 +3,7 @@
 import typer
 
 from crosspatch.cli import options as given
+from crosspatch.cli.crew import crew_of, sweep_options
 from crosspatch.cli.folder import default_folder, find_places
 from crosspatch.cli.planning import show_plan
 from crosspatch.cli.question import (
@@ -43,6 +44,10 @@ def patch(
     require_accuracy: given.RequireAccuracy = 0.5,
     memory: given.Memory = None,
     tokens: given.Tokens = None,
+    executor: given.ExecutorOption = given.Executor.auto,
+    workers: given.Workers = None,
+    threads: given.Threads = None,
+    cluster: given.Cluster = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
     dry_run: given.DryRun = False,
@@ -57,7 +62,7 @@ def patch(
     crosspatch patch gemma-3-270m --task ioi --corrupt gaussian --window 5
     crosspatch patch gemma-3-270m --task ioi --ablate mean --metric prob
     """
-    voice, room = Voice(json, quiet), parse_size(memory)
+    voice, room, crew = Voice(json, quiet), parse_size(memory), crew_of(executor, workers, cluster)
     metrics = check_words(task, settings or (), sites=sites, metric=metric)
     check_noise(corrupt, draws=draws, sigma=sigma)
     _check_ablation(ablate, direction, corrupt, several=len(metrics) > 1)
@@ -67,11 +72,12 @@ def patch(
     chosen = direction.value if direction else "noise" if ablate else "denoise"
     how = ablate.value if ablate else ""
     question = pose(opened, made, Ask(sites, chosen, metrics, tuple(window or ()), how, seed))
+    how_run = sweep_options(memory=room, tokens=tokens, threads=threads, crew=crew)
     if dry_run:
-        show_plan(question, voice, out or default_folder(question), memory=room, tokens=tokens)
+        show_plan(question, voice, out or default_folder(question), options=how_run)
         return
     places = find_places(question, out=out, resume=resume, voice=voice)
-    keeping = Keeping(top, report, require_accuracy, room, tokens)
+    keeping = Keeping(top, report, require_accuracy, how_run)
     outcomes = run_and_keep(question, places, voice, how=keeping)
     raise typer.Exit(tell(outcomes, places, voice, top=top))
 

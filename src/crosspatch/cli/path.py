@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from crosspatch.cli import options as given
+from crosspatch.cli.crew import crew_of, sweep_options
 from crosspatch.cli.folder import default_folder, find_places
 from crosspatch.cli.planning import show_plan
-from crosspatch.cli.question import Ask, check_words, make_task, open_model, pose
+from crosspatch.cli.question import Ask, check_words, make_task, open_model, parse_size, pose
 from crosspatch.cli.running import Keeping, run_and_keep, tell
 from crosspatch.cli.say import Voice
 from crosspatch.core.errors import BadInput
@@ -41,7 +42,14 @@ def path(
     top: given.Top = 10,
     out: given.Out = None,
     report: given.Report = True,
+    resume: given.Resume = None,
     require_accuracy: given.RequireAccuracy = 0.5,
+    memory: given.Memory = None,
+    tokens: given.Tokens = None,
+    executor: given.ExecutorOption = given.Executor.auto,
+    workers: given.Workers = None,
+    threads: given.Threads = None,
+    cluster: given.Cluster = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
     dry_run: given.DryRun = False,
@@ -54,18 +62,19 @@ def path(
     crosspatch path gemma-3-270m --task ioi --senders attn.head@end
     crosspatch path gemma-3-270m --task ioi --to "attn.q[9, 0]@end"
     """
-    voice = Voice(json, quiet)
+    voice, room, crew = Voice(json, quiet), parse_size(memory), crew_of(executor, workers, cluster)
     metrics = check_words(task, settings or (), sites=senders, metric=metric)
     _check(task, to, metrics)
     opened = open_model(model, voice, device=device, dtype=dtype)
     made = make_task(task, opened, voice, n=n, seed=seed, settings=settings or ())
     ask = Ask(senders, direction.value, metrics, to=to, through=through.value)
     question = pose(opened, made, ask)
+    how_run = sweep_options(memory=room, tokens=tokens, threads=threads, crew=crew)
     if dry_run:
-        show_plan(question, voice, out or default_folder(question))
+        show_plan(question, voice, out or default_folder(question), options=how_run)
         return
-    places = find_places(question, out=out, resume=None, voice=voice)
-    outcomes = run_and_keep(question, places, voice, how=Keeping(top, report, require_accuracy))
+    places = find_places(question, out=out, resume=resume, voice=voice)
+    outcomes = run_and_keep(question, places, voice, how=Keeping(top, report, require_accuracy, how_run))
     raise typer.Exit(tell(outcomes, places, voice, top=top))
 
 

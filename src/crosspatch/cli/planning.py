@@ -10,17 +10,15 @@ from crosspatch.cli.say import Voice
 
 if TYPE_CHECKING:
     from crosspatch.cli.estimate import Cost
+    from crosspatch.engine import Options
     from crosspatch.engine.plan import Plan
 
 
-def show_plan(
-    question: Question, voice: Voice, folder: Path, *, memory: int | None = None, tokens: int | None = None
-) -> None:
+def show_plan(question: Question, voice: Voice, folder: Path, *, options: "Options") -> None:
     """Show what a run would do, and what it would cost on this machine, without running it."""
     from crosspatch.cli.estimate import cost_of
-    from crosspatch.engine import Options
 
-    plan = question.plan(Options(memory=memory, tokens=tokens))
+    plan = question.plan(options)
     cost = cost_of(plan, question.model)
     voice.document(
         {

@@ -66,13 +66,6 @@ class Question:
         """List the question by each of its metrics."""
         return (self, *self.others)
 
-    @property
-    def unresumable(self) -> str:
-        """Say why an interrupted run of this cannot go on from where it was; '' if it can."""
-        several = "of several metrics" if self.others else ""
-        noisy = "of several noise draws" if self.task.corruption.draws > 1 else ""
-        return several or noisy or ("of an ablation" if self.ask.ablation else "of paths" if self.ask.to else "")
-
     def plan(self, options: "Options") -> "Plan":
         """Plan the sweep without running the model."""
         return self._sweep(options).plan()

@@ -9,7 +9,10 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from crosspatch.cli.folder import JOURNAL, PAGE, Place, done_share, is_complete, writable, write_summary
+import typer
+
+from crosspatch.cli.crew import helper_rank
+from crosspatch.cli.folder import JOURNAL, PAGE, Place, done_share, found_share, is_complete, writable, write_summary
 from crosspatch.cli.question import Question, with_setting
 from crosspatch.cli.say import CHECK_FAILED, INTERRUPTED, Voice, error
 from crosspatch.cli.show import effects_text, ending
@@ -33,13 +36,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Keeping:
-    """How a question is run and kept: sites listed, a page or none, the accuracy required, memory, tokens at once."""
+    """How a question is run and kept: sites listed, a page or none, the accuracy required, and how the sweep runs."""
 
     top: int = 10
     report: bool = True
     required: float = 0.5
-    memory: int | None = None
-    tokens: int | None = None
+    options: "Options | None" = None
 
 
 class SavingProgress:
@@ -90,12 +92,10 @@ def run_question(
     plan = question.plan(options)
     metrics = ", ".join(one.metric for one in question.each)
     voice.say(f"{how_words(question)}, {metrics}: {len(question.sites):,} sites; {plan}")
-    if options.journal is not None and options.journal.is_dir() and not place.resume:
-        voice.say(f"{place.folder} holds finished work of a run that was stopped: the rest is run now.")
-    if place.resume and place.earlier is not None:
-        voice.say(f"{done_share(place.earlier):.0%} of it is done in {place.folder}; the rest is run now.")
+    if options.journal is not None and options.journal.is_dir():
+        voice.say(f"{place.folder} holds finished work of a run that was stopped: {found_share(options.journal)}")
     progress = SavingProgress(voice.progress(), plan.forwards_saved)
-    return question.run(replace(options, progress=progress, resume=place.earlier if place.resume else None))
+    return question.run(replace(options, progress=progress))
 
 
 def how_words(question: Question) -> str:
@@ -107,14 +107,24 @@ def how_words(question: Question) -> str:
 
 
 def run_and_keep(question: Question, places: Sequence[Place], voice: Voice, *, how: "Keeping") -> list["Outcome"]:
-    """Run a question in its folders and keep what comes of it, one outcome a metric. Raises BadInput as `keep` does."""
+    """Run a question in its folders and keep what comes of it, one outcome a metric; a helping rank exits instead.
+
+    Raises BadInput as `keep` does.
+    """
     from crosspatch.engine import Options
 
-    options = Options(memory=how.memory, tokens=how.tokens, journal=places[0].folder / JOURNAL)
+    options = replace(how.options or Options(), journal=places[0].folder / JOURNAL)
+    helper = helper_rank(options.crew)
+    if helper and places[0].complete:
+        voice.say(f"rank {helper[0]} of {helper[1]}: {places[0].folder} is complete already.")
+        raise typer.Exit
     with ExitStack() as open_folders:
         for place in places:
             open_folders.enter_context(writable(place.folder))
         found = run_question(question, places[0], voice, options=options)
+        if helper:
+            voice.say(f"rank {helper[0]} of {helper[1]}: its share is done; rank 0 keeps the results.")
+            raise typer.Exit
         each = zip(question.each, found, places, strict=True)
         return [keep(one, effects, place, how=how) for one, effects, place in each]
 
@@ -164,8 +174,12 @@ def keep(question: Question, effects: "Effects", place: Place, *, how: Keeping) 
 
 def _keep_part(question: Question, effects: "Effects", place: Place, *, top: int) -> Outcome:
     kept = not place.complete
-    again = None if question.unresumable else resume_command(sys.argv[1:])
-    more = {"done": done_share(effects), "resume": again, "folder": place.folder if kept else None, "report": None}
+    more = {
+        "done": done_share(effects),
+        "resume": resume_command(sys.argv[1:]),
+        "folder": place.folder if kept else None,
+        "report": None,
+    }
     summary = summary_of(effects, top=top, more=more)
     if kept:
         effects.save(place.folder)
@@ -178,9 +192,6 @@ def tell_interrupted(outcome: Outcome, place: Place) -> None:
     share = f"{done_share(outcome.effects):.0%} of the work was done"
     if place.complete:
         error(f"{share}. {place.folder} still holds the complete run that was there before.", label="interrupted")
-        return
-    if outcome.summary["resume"] is None:
-        error(f"{share} and is kept in {place.folder}: the same command goes on from there.", label="interrupted")
         return
     error(f"{share} and is kept in {place.folder}. Continue with:", label="interrupted")
     sys.stderr.write(f"  {outcome.summary['resume']}\n")

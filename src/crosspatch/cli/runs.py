@@ -1,4 +1,4 @@
-"""`runs`: the run folders under ./runs, listed, shown again, removed."""
+"""`runs`: the run folders under ./runs, listed, shown again, checked, joined, removed."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from crosspatch.cli import options as given
 from crosspatch.cli.folder import PAGE, ROOT, is_complete, read_summary, remove_run, run_folders
 from crosspatch.cli.say import BAD_INPUT, Voice, error
+from crosspatch.cli.shards import merge, verify
 from crosspatch.cli.show import effects_text, ending
 from crosspatch.core.errors import CrosspatchError
 from crosspatch.report.summary import summary_of
@@ -16,7 +17,7 @@ from crosspatch.report.summary import summary_of
 LISTED = ("model", "task", "n", "direction", "metric", "complete", "done", "resume", "time", "finding")
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
-HELP = """List the runs in ./runs, show one again, or remove one.
+HELP = """List the runs in ./runs, show, check, join or remove them.
 
 \b
 crosspatch runs
@@ -74,6 +75,10 @@ def remove(folder: given.RunFolder, *, yes: Yes = False, json: given.Json = Fals
     left = remove_run(folder)
     voice.document({"removed": folder, "left": left})
     voice.show(f"removed {folder}" if not left else f"removed the run; {folder} keeps {', '.join(left)}")
+
+
+runs_app.command("verify")(verify)
+runs_app.command("merge")(merge)
 
 
 def _confirmed(folder: Path) -> bool:

@@ -10,6 +10,7 @@ CrosspatchError
 ├── NotFinite        NaN or infinity where a number is needed
 ├── MemoryShortage   even the smallest piece of work does not fit
 ├── DiskFull         no room for results; what was finished is kept
+├── WorkerLost       a worker process that dies again and again; what was finished is kept
 ├── MissingExtra     an optional package that this job needs
 └── Interrupted      stopped by the user; what was done is kept
 """
@@ -64,6 +65,10 @@ class MemoryShortage(CrosspatchError, MemoryError):
 
 class DiskFull(CrosspatchError, OSError):
     """There is no room on disk for results; what was finished is kept."""
+
+
+class WorkerLost(CrosspatchError, RuntimeError):
+    """A worker process was killed again and again; what was finished is kept."""
 
 
 class MissingExtra(CrosspatchError, ImportError):

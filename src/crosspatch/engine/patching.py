@@ -1,6 +1,5 @@
 """`patch`: the main job, from a model and a task to effects."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,13 +9,14 @@ import numpy as np
 from jaxtyping import Float32
 
 from crosspatch.core.errors import BadInput, UnknownName
-from crosspatch.core.journal import Journal
 from crosspatch.core.provenance import here
 from crosspatch.engine.ablation import ABLATIONS, Ablation
 from crosspatch.engine.effects import Effects, ExampleView
+from crosspatch.engine.keeping import run_kept, task_hash
 from crosspatch.engine.plan import Plan
 from crosspatch.engine.select import one_layout, select_sites, selection_text
 from crosspatch.engine.sweep import Options, Sweep
+from crosspatch.executors import pick
 from crosspatch.metrics import Metric, get_metric
 from crosspatch.models.hooks import has_foreign_hooks
 from crosspatch.models.model import Model
@@ -120,34 +120,9 @@ def _answers(model: Model, task: Task, question: Question, options: Options | No
     options = options or Options()
     sweep = prepare(model, task, question, options=options)
     plan = sweep.plan()
-    if options.resume is not None:
-        _continue(sweep, options.resume, model, task)
     run_kept(sweep, task)
     run = {"sites": selection_text(question.sites), "seconds": time.perf_counter() - began}
     return [effects_of(sweep, task, plan, run, number=number) for number in range(len(sweep.metrics))]
-
-
-def run_kept(sweep: Sweep, task: Task) -> None:
-    """Run a sweep, with a journal if one is asked for: its finished cells are taken over, new ones are written to it.
-
-    Raises:
-        BadInput: the journal is that of another question.
-    """
-    if sweep.options.journal is None:
-        sweep.run()
-        return
-    with Journal.open(sweep.options.journal, question_hash(sweep, task)) as journal:
-        sweep.take_over(journal)
-        sweep.run()
-
-
-def question_hash(sweep: Sweep, task: Task) -> str:
-    """Return a short hash of everything that a sweep's numbers depend on."""
-    # By their repr: two groups of one name may hold other sites.
-    asked = [repr(site) for site in sweep.sites], sweep.direction, [metric.name for metric in sweep.metrics]
-    dtype = str(next(sweep.model.module.parameters()).dtype)
-    text = repr((sweep.model.fingerprint, dtype, task_hash(task), asked, sweep.corruption, sweep.ablation, sweep.how()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def plan_patch(
@@ -203,22 +178,6 @@ def _check_tokens(model: Model, number: int, pair: Pair) -> None:
         raise BadInput(f"example {number}: the clean and the corrupt prompt are the same, so nothing can be patched.")
 
 
-def _continue(sweep: Sweep, earlier: Effects, model: Model, task: Task) -> None:
-    """Take over what an interrupted sweep of the same question has done."""
-    if len(sweep.metrics) > 1 or task.corruption.draws > 1 or sweep.ablation:
-        raise BadInput("only a sweep of one metric, without noise draws or ablation, can be resumed. Start anew.")
-    asked = (sweep.sites, sweep.direction, sweep.metrics[0].name, task_hash(task), model.fingerprint)
-    settings = earlier.provenance.get("settings", {})
-    had = (earlier.sites, earlier.direction, earlier.metric, settings.get("data_hash"), settings.get("model_hash"))
-    names = ("sites", "direction", "metric", "task", "model")
-    differing = [name for name, a, b in zip(names, asked, had, strict=True) if a != b]
-    if differing:
-        raise BadInput(
-            f"cannot resume: the earlier result has other {', '.join(differing)}. Give the same, or start anew."
-        )
-    sweep.raw[0], sweep.base[0], sweep.source[0] = earlier.raw, earlier.base, earlier.source
-
-
 def effects_of(sweep: Sweep, task: Task, plan: Plan, run: dict[str, Any], *, number: int = 0) -> Effects:
     """Wrap the numbers of one of the sweep's metrics as Effects, with where they come from and what to beware of.
 
@@ -246,6 +205,8 @@ def effects_of(sweep: Sweep, task: Task, plan: Plan, run: dict[str, Any], *, num
         "plan": asdict(plan) | {"forwards": plan.forwards, "forwards_saved": plan.forwards_saved},
         "packs": sweep.packs,
         "halvings": sweep.halvings,
+        "threads": sweep.cuts.threads,
+        "executor": pick(sweep.options.crew),
         "timings": {name: round(value, 3) for name, value in sweep.seconds.items()},
         "complete": sweep.complete,
         **run,
@@ -269,13 +230,6 @@ def effects_of(sweep: Sweep, task: Task, plan: Plan, run: dict[str, Any], *, num
 
 def _over_draws(values: Float32[np.ndarray, "*axes example_draw"], draws: int) -> Float32[np.ndarray, "*axes example"]:
     return values.reshape(*values.shape[:-1], -1, draws).mean(-1)
-
-
-def task_hash(task: Task) -> str:
-    """Return a short hash of the pairs' tokens and answers, and of how they are corrupted."""
-    text = repr([(p.clean, p.corrupt, p.right, p.wrong, sorted(p.names.items())) for p in task.pairs])
-    text += repr(task.corruption) if task.corruption.of_embeddings else ""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _view(model: Model, pair: Pair, corruption: Corruption) -> ExampleView:

@@ -9,11 +9,13 @@ import torch
 from crosspatch.core.errors import BadInput
 from crosspatch.engine.cells import Cell, Part, patched_positions
 from crosspatch.engine.effects import Effects
-from crosspatch.engine.patching import Question, effects_of, patch, prepare, run_kept
+from crosspatch.engine.keeping import run_kept
+from crosspatch.engine.local import Local, Pass
+from crosspatch.engine.patching import Question, effects_of, patch, prepare
 from crosspatch.engine.plan import row_work
 from crosspatch.engine.relay import Relay
 from crosspatch.engine.select import select_single, selection_text
-from crosspatch.engine.sweep import Options, Pass, Sweep
+from crosspatch.engine.sweep import Options, Sweep
 from crosspatch.engine.walk import Walk
 from crosspatch.metrics import Metric
 from crosspatch.models.model import Model
@@ -133,15 +135,16 @@ class PathSweep(Sweep):
         to = [str(site) for site in self.receivers]
         return f"paths to {to or LOGITS} through {self.paths.through}, {'alone' if self.alone else 'in rows'}"
 
-    def work(self, pack: Sequence[Cell]) -> int:
+    def work(self, pack: Sequence[Cell], local: Local) -> int:
         """Return the token-blocks of a pack: single tokens to the receivers, then whole rows from there on."""
-        anatomy, total = self.model.anatomy, 0
+        anatomy, extents, total = self.model.anatomy, local.extents, 0
+        pairs = [self.pairs[number] for number in local.numbers]
         for cell in pack:
             top = max((site.layer or 0 for site in self.receivers), default=anatomy.layers - 1) + 1
-            tokens = len(cell.parts[0].positions) if self.alone else self.extents.lengths[cell.pair] - cell.start
+            tokens = len(cell.parts[0].positions) if self.alone else extents.lengths[cell.pair] - cell.start
             total += max(top - cell.layer, 0) * tokens
-            parts = self._receiving(cell, self.pairs)
-            total += row_work(Cell(cell.site, cell.pair, parts), self.extents, anatomy) if parts else 0
+            parts = self._receiving(cell, pairs)
+            total += row_work(Cell(cell.site, cell.pair, parts), extents, anatomy) if parts else 0
         return total
 
     def walk(self, pack: Sequence[Cell], this: Pass) -> Iterator[tuple[Sequence[int], torch.Tensor]]:

@@ -1,22 +1,24 @@
-"""The exact sweep from task to numbers: runs, packs, out-of-memory halving, interruption, progress."""
+"""The exact sweep from task to numbers: its question, its runs, and how its work is cut into units."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from crosspatch.core.errors import MemoryShortage, NotFinite
-from crosspatch.core.journal import Journal
+from crosspatch.core.journal import UNIT, Columns
 from crosspatch.core.progress import Progress, SilentProgress
 from crosspatch.engine.ablation import Ablation, Means, zeros_like_run
-from crosspatch.engine.attempt import Attempt, Timer
+from crosspatch.engine.attempt import Timer
 from crosspatch.engine.cells import Cell, Extents, cells_of, first_difference
 from crosspatch.engine.corrupting import Corrupter
-from crosspatch.engine.effects import Effects
+from crosspatch.engine.local import Local, Pass, final_reads
 from crosspatch.engine.plan import (
     TOKENS_AT_ONCE,
     Plan,
@@ -29,9 +31,11 @@ from crosspatch.engine.plan import (
     packs_of,
     runs_work,
 )
-from crosspatch.engine.readout import Scorer, Targets, forced, read_positions, require_finite, targets_of
+from crosspatch.engine.readout import Scorer, forced, read_positions, require_finite, targets_of
+from crosspatch.engine.units import BASE, SOURCE, Cuts, Unit
 from crosspatch.engine.walk import Walk
 from crosspatch.engine.writing import needed_kinds
+from crosspatch.executors import Crew
 from crosspatch.metrics import Metric
 from crosspatch.models.model import Model
 from crosspatch.models.runs import Bench, Lane, Overlay, Prompts, Run, run_lanes, workbench
@@ -41,20 +45,22 @@ from crosspatch.tasks import Corruption, Pair, key_positions
 
 @dataclass(frozen=True)
 class Options:
-    """How a sweep runs; none of it changes the numbers.
+    """How a sweep runs; none of it changes the numbers, but for their last bits.
 
     `memory` is a budget in bytes beside the weights (None: 2 GiB, or 60 % of what is free on the GPU). `tokens` caps
-    the tokens of a pack. `progress` is told of every finished row. `resume` holds the effects of an interrupted sweep
-    of the same question, whose finished patches are not run again. `journal` names a folder that finished packs are
-    written to as they come: nothing in it is lost or run again, also after a killed process. It belongs to one
-    question, in which a metric of your own is told by its name.
+    the tokens of a pack. `progress` is told of every finished row. `journal` names a folder that finished units are
+    written to as they come: nothing in it is lost or run again, also after Ctrl-C or a killed process. It belongs to
+    one question, in which a metric of your own is told by its name, and keeps the cuts that its work was begun with.
+    `crew` says who runs the units: this process, others of this machine, Ray, SLURM, the ranks of a launcher. `threads`
+    are those of the processor that a unit runs with (None: torch's own number, shared out among local workers).
     """
 
     memory: int | None = None
     tokens: int | None = None
     progress: Progress = field(default_factory=SilentProgress)
-    resume: Effects | None = None
     journal: Path | None = None
+    crew: Crew = field(default_factory=Crew)
+    threads: int | None = None
 
 
 @dataclass
@@ -81,6 +87,7 @@ class Sweep:
     complete: bool = False
     packs: int = 0
     halvings: int = 0
+    cuts: Cuts = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,7 +106,8 @@ class Sweep:
         self.drawn = self.ablation.drawn(self.pairs) if self.ablation and by == "resample" else []
         self.pools = self.ablation.needed_pools(self.pairs) if self.ablation and by == "mean" else {}
         self.means: Means | None = None
-        self.journal: Journal | None = None
+        self.cuts = Cuts(tuple(map(tuple, self._chunks())), self._pack_tokens(), self._threads())
+        self._packs: dict[int, list[list[Cell]]] = {}
 
     def _differ(self, number: int) -> int:
         return 0 if self.ablation is not None else self._first_differing(number)
@@ -123,27 +131,55 @@ class Sweep:
         like = next(self.model.module.parameters())
         return self.corrupter.overlay([(n, self.pairs[n]) for n in numbers], like) if self.corrupter else None
 
+    def packs_in(self, chunk: int) -> list[list[Cell]]:
+        """Return the packs of a chunk, whose cells number its pairs from 0; the last chunk asked for is remembered."""
+        if chunk not in self._packs:
+            numbers = self.cuts.chunks[chunk]
+            local = Local.of(self.extents, self.targets, numbers)
+            pairs, anatomy = [self.pairs[n] for n in numbers], self.model.anatomy
+            found = cells_of(self.sites, pairs, local.extents, anatomy)
+            cells = [cell for *_, cell in found if cell is not None]
+            self._packs = {chunk: list(packs_of(cells, local.extents, anatomy, self.cuts.tokens))}
+        return self._packs[chunk]
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        """The units of work in order: of each chunk the two runs, then its packs."""
+        found = []
+        for chunk, numbers in enumerate(self.cuts.chunks):
+            found.append(Unit(chunk, None, 0, runs_work(self.extents, self.model.anatomy, [numbers])))
+            local = Local.of(self.extents, self.targets, numbers)
+            for number, pack in enumerate(self.packs_in(chunk)):
+                found.append(Unit(chunk, number, len(pack), self.work(pack, local)))
+        return found
+
+    @property
+    def units_by_chunk(self) -> list[list[int]]:
+        """The numbers of the units of each chunk."""
+        groups: list[list[int]] = [[] for _ in self.cuts.chunks]
+        for number, unit in enumerate(self.units):
+            groups[unit.chunk].append(number)
+        return groups
+
     def plan(self) -> Plan:
-        """Return what `run` would do, without running the model."""
-        anatomy, extents = self.model.anatomy, self.extents
-        found = list(cells_of(self.sites, self.pairs, extents, anatomy))
-        cells = [cell for _, _, cell in found if cell is not None]
-        patches, chunks, most = len(self.sites) * len(self.pairs), self.chunks(), self.pack_tokens()
-        packs = [p for c in chunks for p in packs_of([x for x in cells if x.pair in c], extents, anatomy, most)]
-        work = runs_work(extents, anatomy, chunks) + sum(self.work(pack) for pack in packs)
-        naive = 2 * sum(extents.lengths) + sum(extents.lengths[pair] for _, pair, _ in found)
-        kept = max(map(len, chunks)) * self.bytes_per_pair()
+        """Return what a run would do, without running the model."""
+        anatomy, extents, pairs = self.model.anatomy, self.extents, len(self.pairs)
+        units, most = self.units, self.cuts.tokens
+        work, rows = sum(unit.work for unit in units), sum(unit.rows for unit in units)
+        found = [(number, cell is None) for _, number, cell in cells_of(self.sites, self.pairs, extents, anatomy)]
+        naive = 2 * sum(extents.lengths) + sum(extents.lengths[pair] for pair, _ in found)
+        kept = max(map(len, self.cuts.chunks)) * self.bytes_per_pair()
         return Plan(
-            patches=patches,
-            zero=len(found) - len(cells),
-            absent=patches - len(found),
-            rows=len(cells),
+            patches=len(self.sites) * pairs,
+            zero=sum(zero for _, zero in found),
+            absent=len(self.sites) * pairs - len(found),
+            rows=rows,
             token_blocks=work,
             naive_token_blocks=naive * anatomy.layers,
-            forward_token_blocks=anatomy.layers * sum(extents.lengths) / len(self.pairs),
-            flops=2 * (work * block_weights(self.model) + (len(cells) + 2 * len(self.pairs)) * self._read_weights()),
-            packs=len(packs),
-            chunks=len(chunks),
+            forward_token_blocks=anatomy.layers * sum(extents.lengths) / pairs,
+            flops=2 * (work * block_weights(self.model) + (rows + 2 * pairs) * self._read_weights()),
+            packs=sum(unit.pack is not None for unit in units),
+            chunks=len(self.cuts.chunks),
             peak_bytes=kept + min(most, max(work, 1)) * bytes_per_token(self.model),
         )
 
@@ -159,71 +195,77 @@ class Sweep:
         longest = max(self.extents.lengths)
         return longest * bytes_per_prompt_token(self.model, (*self.kinds, *self.base_kinds), longest)
 
-    def chunks(self) -> list[list[int]]:
-        """Return the pairs that are held at once."""
+    def _chunks(self) -> list[list[int]]:
         budget = memory_budget(self.options.memory, self.model.device)
         apart = self.model.anatomy.by_length
         return chunk_pairs(self.extents.lengths, self.bytes_per_pair(), budget, by_length=apart)
 
-    def pack_tokens(self) -> int:
+    def _pack_tokens(self) -> int:
         """Return the most tokens of one pack: what the other half of the budget holds, and no more than helps."""
         if self.options.tokens is not None:
             return self.options.tokens
         room = memory_budget(self.options.memory, self.model.device) // 2 // bytes_per_token(self.model)
         return max(1, min(room, TOKENS_AT_ONCE.get(self.model.device.type, TOKENS_AT_ONCE["cpu"])))
 
-    def run(self) -> None:
-        """Fill in the numbers. Ctrl-C ends early and keeps what is done.
+    def _threads(self) -> int:
+        """Return the threads of a unit: as asked, or torch's own number, shared out among workers of this machine."""
+        sharers = self.options.crew.workers or 1
+        return self.options.threads or max(1, torch.get_num_threads() // sharers)
+
+    def adopt(self, cuts: Mapping[str, Any]) -> None:
+        """Cut the work as it was cut before; for before anything is run. Raises KeyError or TypeError for no cuts."""
+        self.cuts = Cuts.from_json(cuts)
+        self._packs.clear()
+        self.__dict__.pop("units", None)
+
+    def take(self, rows: Columns) -> None:
+        """Fill in finished units; `complete` if nothing is missing then."""
+        done = set(np.unique(rows[UNIT]).tolist()) if rows else set()
+        self.complete = len(done) == len(self.units)
+        if not rows:
+            return
+        for site, number, cell in cells_of(self.sites, self.pairs, self.extents, self.model.anatomy):
+            if cell is None:
+                self.raw[:, site, number] = 0.0
+        values = np.stack([rows[name] for name in self._names])
+        patched = rows["site"] >= 0
+        self.raw[:, rows["site"][patched], rows["example"][patched]] = values[:, patched]
+        for store, mark in ((self.base, BASE), (self.source, SOURCE)):
+            own = rows["site"] == mark
+            store[:, rows["example"][own]] = values[:, own]
+
+    @property
+    def _names(self) -> list[str]:
+        return [f"{number} {metric.name}" for number, metric in enumerate(self.metrics)]
+
+    def columns(
+        self, sites: Int[np.ndarray, " row"], examples: Int[np.ndarray, " row"], values: Float[np.ndarray, "row metric"]
+    ) -> Columns:
+        """Lay rows of results out as a journal keeps them."""
+        values = values.astype(np.float32).reshape(-1, len(self.metrics))
+        named = {name: values[:, number] for number, name in enumerate(self._names)}
+        return {"site": sites.astype(np.int32), "example": examples.astype(np.int32), **named}
+
+    @contextmanager
+    def opened(self, numbers: Sequence[int]) -> Iterator[Pass]:
+        """Run the two runs of some pairs and hold them for patching, while the block lasts.
 
         Raises:
-            NotFinite: the metric of a base, source or patched run is not a number.
-            MemoryShortage: a single row, or the runs of a single pair, do not fit.
+            NotFinite: the metric of a run is not a number.
         """
-        found = cells_of(self.sites, self.pairs, self.extents, self.model.anatomy)
-        self.options.progress.start(sum(cell is not None for _, _, cell in found), "patches")
-        try:
-            for chunk in self.chunks():
-                self.run_chunk(chunk)
-            self.complete = True
-        except KeyboardInterrupt:
-            self.complete = False
-        finally:
-            self.options.progress.close()
-
-    def run_chunk(self, numbers: Sequence[int]) -> None:
-        """Run the sweep on some pairs; halves them when memory is short."""
-        with Attempt() as attempt:
-            self._run_chunk(numbers)
-        if attempt.short:
-            self._halve(numbers, self.run_chunk, "the runs of one pair")
-
-    def _run_chunk(self, numbers: Sequence[int]) -> None:
-        pairs = [self.pairs[n] for n in numbers]
-        local = Local.of(self, numbers)
+        local = Local.of(self.extents, self.targets, numbers)
         if self.pools and self.means is None:
-            with self._timed("reference"):
+            with self.timed("reference"):
                 self.means = Means.of(self.model, self.pools, self.kinds)
         base_lane = self.lane("base", numbers)
         with workbench(self.model, base_lane.prompts) as bench:
-            with self._timed("runs"):
+            with self.timed("runs"):
                 base, source, written = self._runs(bench, base_lane, local)
                 scorer = self._scorer(local, base, source)
-                self._score_runs(local, scorer, base, source)
-            cells = []
-            for site, pair, cell in cells_of(self.sites, pairs, local.extents, self.model.anatomy):
-                if cell is None:
-                    self.raw[:, site, numbers[pair]] = 0.0
-                else:
-                    cells.append(cell)
-            for pack in packs_of(cells, local.extents, self.model.anatomy, self.pack_tokens()):
-                # A resumed sweep has the packs of the interrupted one, so that its numbers are the same to the bit.
-                if any(np.isnan(self.raw[:, cell.site, numbers[cell.pair]]).any() for cell in pack):
-                    with self._timed("patches"):
-                        self._run_pack(pack, Pass(bench, base, written, local, scorer))
-                else:
-                    self.options.progress.advance(len(pack))
+                before, after = (self._scored(local, scorer, *run) for run in (("base", base), ("source", source)))
+            yield Pass(bench, base, written, local, scorer, before, after)
 
-    def _runs(self, bench: Bench, base_lane: Lane, local: "Local") -> tuple[Run, Run, Run]:
+    def _runs(self, bench: Bench, base_lane: Lane, local: Local) -> tuple[Run, Run, Run]:
         """Return the base run, the run at the metric's other end, and the one that patches are taken from."""
         causal, numbers, ablation = self.model.anatomy.causal, local.numbers, self.ablation
         first = tuple(self._first_differing(n) for n in numbers) if causal else None
@@ -245,55 +287,7 @@ class Sweep:
         pair = self.pairs[number]
         return key_positions(pair, self.corruption)[0] if self.corruption.of_embeddings else first_difference(pair)
 
-    def _run_pack(self, pack: Sequence[Cell], this: "Pass") -> None:
-        """Walk one pack; halves it when memory is short."""
-        values: list[tuple[Cell, list[float]]] = []
-        with Attempt() as attempt:
-            values = list(self._walk(pack, this))
-        if attempt.short:
-            self._halve(pack, lambda part: self._run_pack(part, this), "one row")
-            return
-        for cell, value in values:
-            self.raw[:, cell.site, this.local.numbers[cell.pair]] = value
-        self._commit(values, this.local.numbers)
-        self.packs += 1
-        self.options.progress.advance(len(pack))
-
-    def take_over(self, journal: Journal) -> None:
-        """Fill in what a journal holds, and write to it from now on."""
-        rows = journal.read()
-        if rows:
-            self.raw[:, rows["site"], rows["example"]] = np.stack([rows[name] for name in self._columns])
-        self.journal = journal
-
-    @property
-    def _columns(self) -> list[str]:
-        return [f"{number} {metric.name}" for number, metric in enumerate(self.metrics)]
-
-    def _commit(self, values: Sequence[tuple[Cell, list[float]]], numbers: Sequence[int]) -> None:
-        """Write finished cells to the journal, if there is one."""
-        if self.journal is None or not values:
-            return
-        places = np.array([(cell.site, numbers[cell.pair]) for cell, _ in values], np.int32)
-        effects = np.array([effect for _, effect in values], np.float32)
-        named = {name: effects[:, i] for i, name in enumerate(self._columns)}
-        self.journal.append({"site": places[:, 0], "example": places[:, 1], **named})
-
-    def _walk(self, pack: Sequence[Cell], this: "Pass") -> Iterator[tuple[Cell, list[float]]]:
-        device = self.model.device
-        unpatched = torch.from_numpy(self.base[:, this.local.numbers]).to(device)
-        for indices, stream in self.walk(pack, this):
-            pairs = torch.tensor([pack[i].pair for i in indices], device=device)
-            effects = this.scorer(stream, pairs) - unpatched[:, pairs]
-            for index, effect in zip(indices, effects.T.tolist(), strict=True):
-                cell = pack[index]
-                if not np.isfinite(effect).all():
-                    raise NotFinite(
-                        _not_finite(self.metrics, self.sites[cell.site], this.local.numbers[cell.pair], effect)
-                    )
-                yield cell, effect
-
-    def walk(self, pack: Sequence[Cell], this: "Pass") -> Iterator[tuple[Sequence[int], Tensor]]:
+    def walk(self, pack: Sequence[Cell], this: Pass) -> Iterator[tuple[Sequence[int], Tensor]]:
         """Yield indices into `pack` and their final streams `[row, read, d_model]`."""
         return Walk(this.bench, this.base, this.written, this.local.extents, pack).run()
 
@@ -301,88 +295,29 @@ class Sweep:
         """Say what sets this kind of sweep apart from others of the same sites and pairs."""
         return "patch"
 
-    def work(self, pack: Sequence[Cell]) -> int:
-        """Return the token-blocks of a pack."""
-        return pack_work(pack, self.extents, self.model.anatomy)
+    def work(self, pack: Sequence[Cell], local: Local) -> int:
+        """Return the token-blocks of a pack of these pairs."""
+        return pack_work(pack, local.extents, self.model.anatomy)
 
-    def _scorer(self, local: "Local", base: Run, source: Run) -> Scorer:
+    def _scorer(self, local: Local, base: Run, source: Run) -> Scorer:
         clean = source if self.direction == "denoise" else base
         plain = Scorer(self.model, self.metrics, local.targets)
         reference = self._logprobs(plain, local, clean) if any(m.needs_reference for m in self.metrics) else None
         before = self._logprobs(plain, local, base) if any(m.needs_base for m in self.metrics) else None
         return replace(plain, reference=reference, base=before)
 
-    def _logprobs(self, scorer: Scorer, local: "Local", run: Run) -> Float[Tensor, "pair vocab"] | None:
+    def _logprobs(self, scorer: Scorer, local: Local, run: Run) -> Float[Tensor, "pair vocab"] | None:
         every = torch.arange(len(local.numbers), device=self.model.device)
         logits = scorer.logits(final_reads(run, local, every)[:, 0], local.targets.right[:, 0])[0]
         return None if logits is None else logits.log_softmax(-1)
 
-    def _score_runs(self, local: "Local", scorer: Scorer, base: Run, source: Run) -> None:
+    def _scored(self, local: Local, scorer: Scorer, name: str, run: Run) -> Float32[Tensor, "metric pair"]:
         every = torch.arange(len(local.numbers), device=self.model.device)
-        for name, run, store in (("base", base, self.base), ("source", source, self.source)):
-            values = scorer(final_reads(run, local, every), every)
-            for metric, row in zip(self.metrics, values, strict=True):
-                require_finite(row, name, metric=metric, numbers=local.numbers)
-            store[:, local.numbers] = values.cpu().numpy()
+        values = scorer(final_reads(run, local, every), every)
+        for metric, row in zip(self.metrics, values, strict=True):
+            require_finite(row, name, metric=metric, numbers=local.numbers)
+        return values
 
-    def _halve(self, items: Sequence, again: Callable[[Sequence], None], smallest: str) -> None:
-        if len(items) <= 1:
-            raise MemoryShortage(
-                f"out of memory even for {smallest}: use shorter prompts, a smaller dtype (bfloat16), or a device with "
-                "more memory."
-            )
-        self.halvings += 1
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        middle = len(items) // 2
-        again(items[:middle])
-        again(items[middle:])
-
-    def _timed(self, phase: str) -> Timer:
+    def timed(self, phase: str) -> Timer:
+        """Time a block as part of a phase."""
         return Timer(self.seconds, phase)
-
-
-@dataclass(frozen=True)
-class Local:
-    """What is known of the pairs of one chunk, numbered from 0."""
-
-    numbers: list[int]
-    extents: Extents
-    targets: Targets
-
-    @classmethod
-    def of(cls, sweep: Sweep, numbers: Sequence[int]) -> "Local":
-        """Pick the pairs out of the whole sweep."""
-        every, rows, whole = sweep.extents, list(numbers), sweep.targets
-        extents = Extents(
-            lengths=tuple(every.lengths[n] for n in rows),
-            differ=tuple(every.differ[n] for n in rows),
-            reads=tuple(every.reads[n] for n in rows),
-        )
-        masks = whole.right_mask[rows], whole.wrong_mask[rows]
-        return cls(rows, extents, Targets(whole.right[rows], whole.wrong[rows], *masks))
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What the packs of one chunk share."""
-
-    bench: Bench
-    base: Run
-    written: Run
-    local: Local
-    scorer: Scorer
-
-
-def final_reads(run: Run, local: Local, pairs: Tensor) -> Float[Tensor, "pair read d_model"]:
-    """Return a run's final stream at the positions read."""
-    reads = torch.tensor(local.extents.reads, device=pairs.device)[pairs]
-    return run.stream[-1][pairs[:, None], reads]
-
-
-def _not_finite(metrics: Sequence[Metric], site: Address, example: int, values: Sequence[float]) -> str:
-    name, value = next((m.name, v) for m, v in zip(metrics, values, strict=True) if not np.isfinite(v))
-    return (
-        f"{name} is {value} after patching {site} on example {example}: the patched run overflows. "
-        "Try dtype float32; the base and source runs are finite."
-    )

@@ -22,7 +22,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Model:
-    """The user's module and tokenizer, the anatomy proved on it, and the checks that proved it."""
+    """The user's module and tokenizer, the anatomy proved on it, and the checks that proved it.
+
+    `opened` is what another process can open it by (a name, a hub id, a path), None for a module given as such.
+    """
 
     module: nn.Module
     tokenizer: Any
@@ -30,6 +33,7 @@ class Model:
     fingerprint: str
     anatomy: Anatomy
     checks: tuple[Check, ...] = ()
+    opened: str | None = None
 
     @property
     def vocab_size(self) -> int:

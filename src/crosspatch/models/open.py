@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,4 +35,11 @@ def open_model(
     """
     loaded = load(what, tokenizer=tokenizer, dtype=dtype, device=device, say=say)
     anatomy, checks = prove(loaded.module, discover(loaded.module))
-    return Model(loaded.module, loaded.tokenizer, loaded.name, loaded.fingerprint, anatomy, checks)
+    return Model(loaded.module, loaded.tokenizer, loaded.name, loaded.fingerprint, anatomy, checks, _where(what))
+
+
+def _where(what: str | os.PathLike[str] | nn.Module) -> str | None:
+    """Return what another process opens the model by."""
+    if isinstance(what, nn.Module):
+        return None
+    return str(Path(what).expanduser().resolve()) if Path(what).expanduser().exists() else os.fspath(what)
