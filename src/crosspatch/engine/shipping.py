@@ -14,6 +14,7 @@ from crosspatch.engine.ablation import Ablation
 from crosspatch.engine.sweep import Options, Sweep
 from crosspatch.engine.units import SweepJob
 from crosspatch.metrics import METRICS, get_metric
+from crosspatch.models.checkpoint import save_module
 from crosspatch.models.hooks import has_foreign_hooks
 from crosspatch.models.model import Model
 from crosspatch.models.open import open_model
@@ -140,9 +141,7 @@ def describe(sweep: Sweep, folder: Path, *, shipped: bool) -> dict[str, Any] | N
 
 def _saved(model: Model, folder: Path) -> Path:
     if not folder.exists():
-        partial = folder.with_name(f".{folder.name}")
-        model.module.save_pretrained(partial)  # pyright: ignore[reportCallIssue]
-        partial.replace(folder)
+        save_module(model.module, folder)
     return folder.resolve()
 
 

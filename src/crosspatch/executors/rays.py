@@ -1,8 +1,9 @@
 """Ray: one actor a worker, placed by GPU where the job has one; Ray restarts actors and repeats lost units."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from crosspatch.core.errors import CrosspatchError, MissingExtra, WorkerLost
@@ -85,11 +86,13 @@ def _connected(ray: Any) -> Iterator[None]:
         yield
         return
     own = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-    ray.init(log_to_driver=False, logging_level="ERROR", **own)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # Ray tells of dead workers on standard output, where results go.
+    with redirect_stdout(sys.stderr):
+        ray.init(log_to_driver=False, logging_level="ERROR", **own)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _count(ray: Any, setup: Setup, workers: int | None, units: int) -> int:

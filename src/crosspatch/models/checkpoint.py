@@ -231,3 +231,15 @@ def _chain(error: BaseException | None) -> set[str]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def save_module(module: torch.nn.Module, folder: Path) -> None:
+    """Write a module as a folder that `read_module` reads (safetensors), whole or not at all; it stays as it was."""
+    config: Any = module.config
+    before, partial = config.architectures, folder.with_name(f".{folder.name}")
+    try:
+        with quiet():
+            module.save_pretrained(partial)  # pyright: ignore[reportCallIssue]
+    finally:
+        config.architectures = before
+    partial.replace(folder)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 _SAMPLE = 4096  # elements of each tensor
-_VOLATILE = ("transformers_version", "torch_dtype", "dtype")  # the tensors themselves say their dtype
+# The tensors themselves say their dtype, and saving a module writes its class into its configuration.
+_VOLATILE = ("transformers_version", "torch_dtype", "dtype", "architectures")
 
 
 def fingerprint(module: torch.nn.Module) -> str:
