@@ -218,12 +218,18 @@ def audit_in(folder: Path) -> bool:
 
 
 def run_folders(root: Path = ROOT) -> list[Path]:
-    """List the run folders in a folder, the latest first."""
+    """List the runs and audits in a folder, finished or not, the latest first."""
     try:
-        found = [path for path in root.iterdir() if (path / META).is_file()]
+        found = {path: _written(path) for path in root.iterdir()}
     except OSError:
         return []
-    return sorted(found, key=lambda path: (path / META).stat().st_mtime, reverse=True)
+    return sorted((path for path, when in found.items() if when), key=lambda path: found[path], reverse=True)
+
+
+def _written(folder: Path) -> float:
+    """Return when a run was last written in a folder; 0 if it holds none."""
+    marks = (folder / name for name in (META, AUDIT, JOURNAL))
+    return max((mark.stat().st_mtime for mark in marks if mark.exists()), default=0.0)
 
 
 def remove_run(folder: Path) -> list[str]:
@@ -231,9 +237,14 @@ def remove_run(folder: Path) -> list[str]:
 
     Raises BadInput if the folder holds no run, or if a file cannot be deleted.
     """
-    if not any((folder / name).exists() for name in (META, ARRAYS, JOURNAL)):
+    if not any((folder / name).exists() for name in (META, ARRAYS, JOURNAL, AUDIT)):
         raise BadInput(f"{folder} is no run folder: it has neither {META} nor {ARRAYS}. See `crosspatch runs`.")
     try:
+        if audit_in(folder):
+            for path in folder.iterdir():  # one run a setting
+                if (path / META).exists():
+                    remove_run(path)
+            (folder / AUDIT).unlink()
         for name in (ARRAYS, META, PAGE, SUMMARY, *EXPORTS):
             (folder / name).unlink(missing_ok=True)
         rmtree(folder / JOURNAL, ignore_errors=True)

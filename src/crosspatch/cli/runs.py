@@ -7,7 +7,17 @@ import typer
 from typer.core import TyperGroup
 
 from crosspatch.cli import options as given
-from crosspatch.cli.folder import PAGE, ROOT, is_complete, read_summary, remove_run, run_folders
+from crosspatch.cli.folder import (
+    JOURNAL,
+    META,
+    PAGE,
+    ROOT,
+    audit_in,
+    is_complete,
+    read_summary,
+    remove_run,
+    run_folders,
+)
 from crosspatch.cli.say import BAD_INPUT, Voice, error
 from crosspatch.cli.shards import merge, verify
 from crosspatch.cli.show import effects_text, ending
@@ -91,10 +101,31 @@ def _confirmed(folder: Path) -> bool:
 def _line(folder: Path) -> dict[str, Any]:
     """Describe a run folder; one that cannot be read is listed with the reason."""
     try:
+        if audit_in(folder):
+            return {"folder": str(folder), "audit": True, **_audit(folder)}
+        if not (folder / META).exists():
+            return {"folder": str(folder), "complete": False, **_stopped(folder / JOURNAL)}
         summary = read_summary(folder)
     except CrosspatchError as problem:
         return {"folder": str(folder), "damaged": str(problem)}
     return {"folder": str(folder), **{name: summary.get(name) for name in LISTED}}
+
+
+def _audit(folder: Path) -> dict[str, Any]:
+    """Describe an audit by its first setting."""
+    settings = sorted(path for path in folder.iterdir() if (path / META).exists())
+    first = read_summary(settings[0])
+    return {"settings": len(settings), **{name: first.get(name) for name in ("model", "task", "n", "time")}}
+
+
+def _stopped(journal: Path) -> dict[str, Any]:
+    """Describe a run that was killed: its journal is all there is."""
+    from crosspatch.core.journal import ABOUT, Journal
+
+    if not (journal / ABOUT).exists():
+        return {"units": None, "done": None, "resume": None}
+    found = Journal.found(journal)
+    return {"units": found.plan.get("units"), "done": len(found.done()), "resume": found.plan.get("command")}
 
 
 def _how_to_go_on(run: dict[str, Any]) -> str:
@@ -103,12 +134,21 @@ def _how_to_go_on(run: dict[str, Any]) -> str:
     return f"{done}Continue with: {run.get('resume') or 'the command that started it, and --resume'}"
 
 
+def _when(run: dict[str, Any]) -> str:
+    return str(run["time"] or "").replace("T", " ")[:16]
+
+
 def run_text(run: dict[str, Any]) -> str:
     """Write a run as lines: its folder, what it was, what it found."""
     if "damaged" in run:
         return f"{run['folder']}\n  damaged: {run['damaged']}\n"
+    if "audit" in run:
+        what = f"{run['model']} · {run['task']}, {run['n']} pairs · {run['settings']} settings"
+        return f"{run['folder']}  (audit, {_when(run)})\n  {what}\n"
+    if "units" in run:
+        how = f"{run['done']} of {run['units']} units are done. " if run["units"] else ""
+        return f"{run['folder']}  (killed)\n  {how}Continue with: {run['resume'] or 'the command that started it'}\n"
     state = "complete" if run["complete"] else "interrupted"
-    when = str(run["time"] or "").replace("T", " ")[:16]
     told = run["finding"] if run["complete"] else _how_to_go_on(run)
     what = f"{run['model']} · {run['task']}, {run['n']} pairs · {run['direction']} · {run['metric']}"
-    return f"{run['folder']}  ({state}, {when})\n  {what}\n  {told}\n"
+    return f"{run['folder']}  ({state}, {_when(run)})\n  {what}\n  {told}\n"

@@ -80,7 +80,7 @@ class SweepJob:
 
     def work(self, unit: int) -> float:
         """Return the token-blocks of a unit."""
-        return self.sweep.units[unit].work
+        return float(self.sweep.units[unit].work)
 
     def run(self, unit: int) -> Columns:
         """Run a unit; halves it when memory is short.
