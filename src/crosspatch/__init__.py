@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from crosspatch.core.errors import CrosspatchError
     from crosspatch.engine import (
         Ablation,
+        ActivationCache,
         Add,
         Effects,
         Mean,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         Scale,
         Zero,
         ablate,
+        cache_activations,
         capture,
         cuts,
         group,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         windows,
         write,
     )
+    from crosspatch.executors import Crew
     from crosspatch.models import Model, open_model
     from crosspatch.referee import AuditPlan, audit
     from crosspatch.sites import Edge, Group, Site, parse_site
@@ -49,8 +52,10 @@ if TYPE_CHECKING:
 # Importing crosspatch must stay instant: torch is loaded by the first name that needs it.
 _HOME = {
     "Ablation": "crosspatch.engine",
+    "ActivationCache": "crosspatch.engine",
     "Add": "crosspatch.engine",
     "AuditPlan": "crosspatch.referee",
+    "Crew": "crosspatch.executors",
     "CrosspatchError": "crosspatch.core.errors",
     "Edge": "crosspatch.sites",
     "Effects": "crosspatch.engine",
@@ -69,6 +74,7 @@ _HOME = {
     "Zero": "crosspatch.engine",
     "ablate": "crosspatch.engine",
     "audit": "crosspatch.referee",
+    "cache_activations": "crosspatch.engine",
     "capture": "crosspatch.engine",
     "cuts": "crosspatch.engine",
     "group": "crosspatch.engine",
@@ -87,8 +93,10 @@ _HOME = {
 _FLOORS = ("attribution", "lenses", "metrics", "tasks")
 __all__ = [
     "Ablation",
+    "ActivationCache",
     "Add",
     "AuditPlan",
+    "Crew",
     "CrosspatchError",
     "Edge",
     "Effects",
@@ -108,6 +116,7 @@ __all__ = [
     "ablate",
     "attribution",
     "audit",
+    "cache_activations",
     "capture",
     "cuts",
     "group",

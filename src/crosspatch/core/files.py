@@ -1,5 +1,6 @@
 """Files that are whole or absent: the cache folder, atomic writes, hashes, locks."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -56,6 +57,7 @@ def sample_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _DIGESTS: Mapping[str, Callable[[Path], str]] = {"sample": sample_sha256, "sha256": file_sha256}
 
 
@@ -73,6 +75,21 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def name_first(partial: Path, path: Path) -> None:
+    """Give a finished file its name unless there is one of that name: of several writers the first one's stands."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except OSError as error:  # a file system without hard links, such as a mounted bucket
+        if error.errno in NO_ROOM:
+            raise
+        if not path.exists():
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 @contextmanager
 def locked(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold an exclusive lock between processes; the system frees it when its holder ends, killed or not.
@@ -81,10 +98,10 @@ def locked(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        if not _take(file):
+        if not hold(file):
             if on_wait:
                 on_wait()
-            while not _take(file):
+            while not hold(file):
                 time.sleep(_POLL)
         try:
             yield
@@ -92,7 +109,8 @@ def locked(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator
             _free(file)
 
 
-def _take(file: IO[bytes]) -> bool:
+def hold(file: IO[bytes]) -> bool:
+    """Lock an open file if no other process does; tell whether it is ours now. The lock ends with the file."""
     with suppress(BlockingIOError, PermissionError):  # Windows says PermissionError for a lock that is held
         if os.name == "nt":
             import msvcrt

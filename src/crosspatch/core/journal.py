@@ -7,9 +7,7 @@ leaves a torn last record, which readers leave out. A damaged record that is not
 acknowledged. A unit that was run twice (delivery is at least once) is read once.
 """
 
-import errno
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ from uuid import uuid4
 import numpy as np
 
 from crosspatch.core.errors import BadInput, CorruptFile, DiskFull
-from crosspatch.core.locks import hold, release
+from crosspatch.core.files import NO_ROOM, hold, name_first
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +30,6 @@ MAGIC = b"xpc1"
 HEAD = struct.Struct("<4sQI")
 ABOUT, TABLE, LOCK = "journal.json", "cells.parquet", "compact.lock"
 UNIT = "unit"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 Columns = Mapping[str, np.ndarray]
 
 
@@ -77,8 +74,11 @@ class Journal:
         """
         if not (self.folder / ABOUT).exists():
             head = {"format": FORMAT, "fingerprint": self.fingerprint, "plan": self.plan}
+            partial = self.folder / f".{uuid4().hex}"
             try:
-                _write_first(self.folder / ABOUT, json.dumps(head, indent=1))
+                self.folder.mkdir(parents=True, exist_ok=True)
+                partial.write_text(json.dumps(head, indent=1), encoding="utf-8")
+                name_first(partial, self.folder / ABOUT)
             except OSError as error:
                 raise self._no_room(error) from error
         self._check()  # another question's writer may have come first
@@ -187,7 +187,6 @@ class Journal:
             partial.replace(self.folder / TABLE)
             for log in ended:
                 log.unlink(missing_ok=True)
-            release(turn)
         return self.folder / TABLE
 
     def merge(self, other: "Journal") -> int:
@@ -307,25 +306,6 @@ def _encode(columns: Columns) -> bytes:
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
     return sink.getvalue().to_pybytes()
-
-
-def _write_first(path: Path, text: str) -> None:
-    """Write a file unless it is there: of several writers the first one's stands, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
-        except OSError as error:  # a file system without hard links, such as a mounted bucket
-            if error.errno in NO_ROOM:
-                raise
-            if not path.exists():
-                temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crosspatch.engine.ablation import Ablation
     from crosspatch.engine.access import Captured, capture, write
+    from crosspatch.engine.caching import ActivationCache, cache_activations
     from crosspatch.engine.edits import Add, Mean, Noise, Project, Replace, Resample, Scale, Zero
     from crosspatch.engine.effects import Effects
     from crosspatch.engine.grids import ExampleView, Grid
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Ablation": "ablation",
+    "ActivationCache": "caching",
     "Add": "edits",
     "Captured": "access",
     "Effects": "effects",
@@ -34,6 +36,7 @@ _HOME = {
     "Scale": "edits",
     "Zero": "edits",
     "ablate": "patching",
+    "cache_activations": "caching",
     "capture": "access",
     "cuts": "groups",
     "group": "groups",
@@ -49,6 +52,7 @@ _HOME = {
 }
 __all__ = [
     "Ablation",
+    "ActivationCache",
     "Add",
     "Captured",
     "Effects",
@@ -65,6 +69,7 @@ __all__ = [
     "Scale",
     "Zero",
     "ablate",
+    "cache_activations",
     "capture",
     "cuts",
     "group",
