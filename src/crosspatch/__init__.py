@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         windows,
         write,
     )
-    from crosspatch.models import Model, open_model
+    from crosspatch.models import Layout, Model, open_model
     from crosspatch.referee import AuditPlan, audit
     from crosspatch.sites import Edge, Group, Site, parse_site
 
@@ -53,6 +53,7 @@ _HOME = {
     "Edge": "crosspatch.sites",
     "Effects": "crosspatch.engine",
     "Group": "crosspatch.sites",
+    "Layout": "crosspatch.models",
     "Mean": "crosspatch.engine",
     "Model": "crosspatch.models",
     "Noise": "crosspatch.engine",
@@ -91,6 +92,7 @@ __all__ = [
     "Edge",
     "Effects",
     "Group",
+    "Layout",
     "Mean",
     "Model",
     "Noise",

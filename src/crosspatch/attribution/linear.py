@@ -14,6 +14,7 @@ from crosspatch.models.anatomy import Point
 from crosspatch.models.blocks import at_least_single
 from crosspatch.models.hooks import first_tensor
 from crosspatch.models.proof import TOLERANCE, distance
+from crosspatch.models.weights import plain
 
 
 class NotLinear(Exception):
@@ -165,7 +166,7 @@ def through(
         NotLinear: more lies between them than a linear map and a norm.
     """
     (inner, outer), (hidden, added) = ends, seen
-    projection = block.get_submodule(inner.path)
+    projection = plain(block.get_submodule(inner.path))
     with torch.inference_mode(False), torch.no_grad():
         written = applied(projection, hidden)
     constant = torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)
@@ -184,4 +185,4 @@ def _behind(block: nn.Module, inner: Point, outer: Point) -> nn.Module:
     """Return the module after the projection, which gives what the part adds."""
     if f"{inner.path}.".startswith(f"{outer.path}."):
         raise NotLinear(f"{outer.path} does more to the output of {inner.path} than pass it on")
-    return block.get_submodule(outer.path)
+    return plain(block.get_submodule(outer.path))

@@ -120,7 +120,7 @@ class Sweep:
         return Lane(prompts, overlay=overlay)
 
     def _overlay(self, numbers: Sequence[int]) -> Overlay | None:
-        like = next(self.model.module.parameters())
+        like = torch.empty(0, dtype=next(self.model.module.parameters()).dtype, device=self.model.device)
         return self.corrupter.overlay([(n, self.pairs[n]) for n in numbers], like) if self.corrupter else None
 
     def plan(self) -> Plan:
@@ -326,6 +326,11 @@ class Sweep:
             store[:, local.numbers] = values.cpu().numpy()
 
     def _halve(self, items: Sequence, again: Callable[[Sequence], None], smallest: str) -> None:
+        if self.model.together:
+            raise MemoryShortage(
+                "out of memory on one of the processes that hold the model together: they cannot make their packs "
+                "smaller one by one. Set a smaller budget for all, options=Options(memory=…) or Options(tokens=…)."
+            )
         if len(items) <= 1:
             raise MemoryShortage(
                 f"out of memory even for {smallest}: use shorter prompts, a smaller dtype (bfloat16), or a device with "
@@ -376,8 +381,9 @@ class Pass:
 
 def final_reads(run: Run, local: Local, pairs: Tensor) -> Float[Tensor, "pair read d_model"]:
     """Return a run's final stream at the positions read."""
+    last = run.stream[-1]
     reads = torch.tensor(local.extents.reads, device=pairs.device)[pairs]
-    return run.stream[-1][pairs[:, None], reads]
+    return last[pairs[:, None].to(last.device), reads.to(last.device)].to(pairs.device)
 
 
 def _not_finite(metrics: Sequence[Metric], site: Address, example: int, values: Sequence[float]) -> str:

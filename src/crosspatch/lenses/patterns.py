@@ -45,7 +45,8 @@ def read_patterns(model: Model, sequences: Sequence[Sequence[int]]) -> Iterator[
             allowed = {layer: allowed_keys(bench, layer) for layer in run.patterns}
         with torch.inference_mode(False), torch.no_grad():
             patterns = {layer: at_least_single(pattern).clone() for layer, pattern in run.patterns.items()}
-            values = {layer: at_least_single(run.values[layer]).clone() for layer in run.patterns}
+            every = {layer: model.anatomy.all_heads(run.values[layer], 1) for layer in run.patterns}
+            values = {layer: at_least_single(value).clone() for layer, value in every.items()}
             seen = {layer: mask.clone() for layer, mask in allowed.items()}
         yield Batch(tuple(batch), prompts.lengths, patterns, values, seen)
 

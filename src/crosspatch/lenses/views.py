@@ -19,6 +19,7 @@ from crosspatch.lenses.patterns import read_patterns
 from crosspatch.models.blocks import at_least_single, block_list
 from crosspatch.models.hooks import first_tensor
 from crosspatch.models.model import Model
+from crosspatch.models.weights import plain
 from crosspatch.sites import Site, parse
 from crosspatch.tasks import Task, token_strings
 
@@ -220,7 +221,7 @@ def _sizes(model: Model, head: Site, values: Float[Tensor, "example kv key d_hea
     """Return the length of what a head writes when it attends to one key alone: its value through the projection."""
     anatomy, unit = model.anatomy, head.unit or 0
     point = anatomy.points["attn.head"]
-    projection = block_list(model.module, anatomy)[head.layer or 0].get_submodule(point.path)
+    projection = plain(block_list(model.module, anatomy)[head.layer or 0].get_submodule(point.path))
     own = values[:, unit // (anatomy.heads // values.shape[1])]
     dtype = next(model.module.parameters()).dtype
     width = max(point.starts) + point.width

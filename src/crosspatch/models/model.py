@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from crosspatch.core.errors import UnknownName
 from crosspatch.models.anatomy import Anatomy
+from crosspatch.models.weights import device_of
 from crosspatch.sites import Extent, Site
 
 
@@ -38,8 +40,13 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Device of the token embedding, where prompts go in."""
-        return self.module.get_submodule(self.anatomy.embedding).weight.device  # pyright: ignore[reportReturnType]
+        """Device that embeds tokens, where prompts go in."""
+        return device_of(self.module.get_submodule(self.anatomy.embedding))
+
+    @property
+    def together(self) -> bool:
+        """Whether several processes hold the model, so that all of them must do the same."""
+        return any(isinstance(parameter, DTensor) for parameter in self.module.parameters())
 
     @property
     def extent(self) -> Extent:
