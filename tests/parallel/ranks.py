@@ -29,7 +29,8 @@ def run_ranks(job, folder, *, size=2):
         paths = os.pathsep.join(path for path in (str(HERE), str(HERE.parent), *sys.path) if path)
         env = {**os.environ, **{k: str(v) for k, v in own.items()}, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         command = [sys.executable, str(HERE / "jobs.py"), job, str(folder)]
-        ranks.append(subprocess.Popen(command, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT))
+        with log.open("w") as out:
+            ranks.append(subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT))
     end = time.monotonic() + SECONDS
     try:
         while any(rank.poll() is None for rank in ranks):

@@ -82,4 +82,6 @@ def has_foreign_hooks(module: nn.Module) -> tuple[str, ...]:
 
 
 def _is_fsdps(hook: object) -> bool:
-    return type(getattr(hook, "__self__", None)).__module__.startswith("torch.distributed.fsdp")
+    owner = getattr(hook, "__self__", None)
+    home = getattr(hook, "__module__", None) if owner is None else type(owner).__module__
+    return str(home).startswith("torch.distributed.fsdp")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,7 +34,7 @@ class Layout:
     offload: str | os.PathLike[str] | None = None
     tp: int = 1
     fsdp: int = 1
-    bits: Literal[8, 4] | None = None
+    bits: int | None = None
     attention: str | None = None
 
     def __post_init__(self) -> None:

@@ -15,7 +15,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-_BITSANDBYTES = ("Params4bit", "Int8Params")
+_FOUR_BITS = "Params4bit"
+_BITSANDBYTES = (_FOUR_BITS, "Int8Params")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
 
 
@@ -75,6 +76,7 @@ def _copy(module: nn.Module) -> nn.Module:
     kind = kind.__mro__[2] if isinstance(module, FSDPModule) else kind
     if any(type(p).__name__ in _BITSANDBYTES for p in module._parameters.values()):
         kind = nn.Linear  # what the quantised class stands for
+        module.state_dict()  # on a processor its 4 bits wait in another order, which this undoes
     copy = nn.Module.__new__(kind)
     copy.__dict__.update(module.__dict__)
     for name in ("forward", "_hf_hook", "_old_forward"):
@@ -120,7 +122,10 @@ def named_whole(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             continue  # what a quantised weight is stored with
         with _reading(owner):
             own = _member(owner, last)
-            yield name, _whole_of(owner, own) if isinstance(own, nn.Parameter) else whole(own)
+            if type(own).__name__ == _FOUR_BITS:
+                yield name, own.data  # the codes; their scales are rounded when they are first used on a processor
+            else:
+                yield name, _whole_of(owner, own) if isinstance(own, nn.Parameter) else whole(own)
 
 
 def _member(owner: nn.Module, name: str) -> Any:
