@@ -9,12 +9,15 @@ import numpy as np
 import questions
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 
 import crosspatch as xp
 import zoo
 from crosspatch.core.errors import CrosspatchError
+from crosspatch.engine.doctor import examine
 from crosspatch.models.blocks import block_list
 
 RANK = int(os.environ["RANK"])
@@ -40,7 +43,10 @@ def _answered(folder, layout):
         model = xp.open_model(folder / family, layout=layout)
         found |= {f"{family} {name}": value for name, value in questions.answers(model).items()}
         found[f"{family} fingerprint"] = np.array(model.fingerprint)
+        half = xp.open_model(folder / family, layout=layout, dtype="bfloat16")
+        found[f"{family} half"] = xp.patch(half, questions.task(), sites="resid.pre@*, attn.head[*, *]@end").raw
         found[f"{family} warnings"] = np.array(xp.patch(model, questions.task(), sites="resid.pre@end").warnings)
+    found["unsound"] = np.array([check.name for check in examine(model) if not check.ok])
     return found
 
 
@@ -74,9 +80,26 @@ def _refused(folder):
         "no plan": lambda: xp.open_model(folder / "gpt2", layout=xp.Layout(tp=2)),
         "uneven": lambda: xp.open_model(folder / "one_key", layout=xp.Layout(tp=2)),
         "processes": lambda: xp.open_model(folder / "llama", layout=xp.Layout(tp=3)),
+        "layout": lambda: xp.open_model(_split_by_torch()),
+        "pipeline": lambda: xp.open_model(_stage(folder)),
         "memory": lambda: _out_of_memory(xp.open_model(folder / "llama", layout=xp.Layout(tp=2))),
     }
     return {f"refused {name}": np.array(_message(ask)) for name, ask in asked.items()}
+
+
+def _split_by_torch():
+    """Split one matrix by torch's own tensor parallelism, which no plan of the model knows."""
+    module = zoo.fresh("llama")
+    mesh = init_device_mesh("cpu", (2,))
+    return parallelize_module(module, mesh, {"model.layers.0.mlp.down_proj": RowwiseParallel()})
+
+
+def _stage(folder):
+    from transformers import AutoModelForCausalLM, DistributedConfig
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder / "llama", distributed_config=DistributedConfig(pp_size=2)
+    ).eval()
 
 
 def _out_of_memory(model):

@@ -6,6 +6,7 @@ import torch
 import crosspatch as xp
 import zoo
 from crosspatch.attribution import direct
+from crosspatch.lenses import attention
 
 SITES = (
     "embed@*, resid.pre@*, resid.mid@*, attn.out@mid, mlp.out@*, attn.head[*, *]@end, attn.q[*, *]@end, "
@@ -25,9 +26,14 @@ def alike():
     return zoo.make_task(*(zoo.make_pair(9, (3, 7), seed=seed) for seed in range(3)))
 
 
+def main(model):
+    """Return the effects of every kind of site, both ways."""
+    return {way: xp.patch(model, task(), sites=SITES, direction=way).raw for way in ("denoise", "noise")}
+
+
 def answers(model):
     """Return the numbers that answer each question, by name."""
-    found = {way: xp.patch(model, task(), sites=SITES, direction=way).raw for way in ("denoise", "noise")}
+    found = main(model)
     found["kl"] = xp.patch(model, task("kl"), sites="resid.pre@end, attn.head[1, *]@end").raw
     some = "attn.head[*, *]@end, mlp.hidden@end, attn.k[0, *]@mid"
     found |= {by: xp.ablate(model, alike(), sites=some, by=by).raw for by in ("zero", "mean")}
@@ -40,7 +46,8 @@ def answers(model):
     noisy = xp.tasks.corrupt(alike(), "gaussian", draws=2)
     found["noisy"] = xp.patch(model, noisy, sites="resid.pre@end, attn.head[1, *]@end").raw
     found |= seen(model) | written(model)
-    found["direct"] = direct(model, task()).values
+    found["direct"] = direct(model, task(), by="token").values
+    found["looked at"] = attention(model, task(), "attn.head[*, *]", weighting="value").patterns
     return {name: np.asarray(value) for name, value in found.items()}
 
 

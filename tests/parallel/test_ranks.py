@@ -65,6 +65,19 @@ def test_a_model_is_recognised_however_it_is_split(alone, split, sharded, family
     for found in (*split, *sharded):
         assert str(found[f"{family} fingerprint"]) == alone[f"{family} fingerprint"]
         assert not any("hooks" in warning for warning in found[f"{family} warnings"])
+        assert not found["unsound"].size
+
+
+@pytest.mark.parametrize("family", questions.FAMILIES)
+def test_half_precision_over_processes(split, sharded, folder, family):
+    """In bfloat16 gathered weights give the same numbers; sums over ranks differ by the roundings of that precision."""
+    alone = xp.open_model(folder / family, dtype="bfloat16")
+    expected = xp.patch(alone, questions.task(), sites="resid.pre@*, attn.head[*, *]@end").raw
+    for rank in (0, 1):
+        np.testing.assert_allclose(sharded[rank][f"{family} half"], expected, atol=1e-6)
+        close = 0.05 * np.nanmax(np.abs(expected))
+        np.testing.assert_allclose(split[rank][f"{family} half"], expected, atol=close)
+        np.testing.assert_array_equal(split[rank][f"{family} half"], split[0][f"{family} half"])
 
 
 def test_a_rank_numbers_its_own_heads(alone, split):
@@ -88,6 +101,8 @@ def test_a_module_that_was_split_by_its_owner_is_recognised(alone, split):
         ("no plan", "BadInput", "no tensor-parallel plan"),
         ("uneven", "BadInput", "num_key_value_heads is 1"),
         ("processes", "BadInput", "3 processes are asked for, and 2 are running"),
+        ("layout", "BadInput", "neither FSDP2 nor tensor parallelism of transformers"),
+        ("pipeline", "BadInput", "is a pipeline stage"),
         ("memory", "MemoryShortage", "smaller budget for all"),
     ],
 )

@@ -82,7 +82,8 @@ def one_forward(hand: ByHand, sites: Sequence[Site]) -> Float[Tensor, "site pair
 
 def one_batch(hand: ByHand, sites: Sequence[Site]) -> Float[Tensor, "site pair"]:
     """Return the metric after each patch: one batch for a kind and layer, if memory allows, and last logits only."""
-    at_once = max(1, memory_budget(None, hand.ids.device) // bytes_per_token(hand.model) // hand.ids.numel())
+    budget = hand.model.agreed(memory_budget(None, hand.ids.device))
+    at_once = max(1, budget // bytes_per_token(hand.model) // hand.ids.numel())
     keep = hand.ends.unique() if "logits_to_keep" in signature(hand.model.module.forward).parameters else None
     found: dict[Site, Tensor] = {}
     for kind, layer in dict.fromkeys((site.kind, site.layer) for site in sites):

@@ -14,7 +14,7 @@ from crosspatch.models.blocks import block_list
 from crosspatch.models.hooks import attach, has_foreign_hooks
 from crosspatch.models.model import Check, Model
 from crosspatch.models.proof import LENGTH, distance, prove, proving_ids
-from crosspatch.models.weights import untracked
+from crosspatch.models.weights import reshard, untracked
 from crosspatch.sites import Site
 from crosspatch.tasks import Pair, Task
 
@@ -158,6 +158,7 @@ def _tolerance(model: Model) -> float:
 
 def _state(model: Model) -> tuple[object, ...]:
     module = model.module
+    reshard(module)  # else weights that FSDP has at hand would count as others than those that it has not
     flags = tuple((name, p.requires_grad, p.grad is None) for name, p in module.named_parameters())
     overridden = tuple(name for name, m in module.named_modules() if "forward" in m.__dict__)
     config = getattr(module, "config", None)

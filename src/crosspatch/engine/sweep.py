@@ -161,15 +161,19 @@ class Sweep:
 
     def chunks(self) -> list[list[int]]:
         """Return the pairs that are held at once."""
-        budget = memory_budget(self.options.memory, self.model.device)
+        budget = self._budget()
         apart = self.model.anatomy.by_length
         return chunk_pairs(self.extents.lengths, self.bytes_per_pair(), budget, by_length=apart)
+
+    def _budget(self) -> int:
+        """Return the bytes for chunks and packs: processes that cut them otherwise would wait for each other."""
+        return self.model.agreed(memory_budget(self.options.memory, self.model.device))
 
     def pack_tokens(self) -> int:
         """Return the most tokens of one pack: what the other half of the budget holds, and no more than helps."""
         if self.options.tokens is not None:
             return self.options.tokens
-        room = memory_budget(self.options.memory, self.model.device) // 2 // bytes_per_token(self.model)
+        room = self._budget() // 2 // bytes_per_token(self.model)
         return max(1, min(room, TOKENS_AT_ONCE.get(self.model.device.type, TOKENS_AT_ONCE["cpu"])))
 
     def run(self) -> None:

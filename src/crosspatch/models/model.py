@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -47,6 +48,14 @@ class Model:
     def together(self) -> bool:
         """Whether several processes hold the model, so that all of them must do the same."""
         return any(isinstance(parameter, DTensor) for parameter in self.module.parameters())
+
+    def agreed(self, number: int) -> int:
+        """Return the smallest of what the processes that hold the model together give; the number itself for one."""
+        if not self.together:
+            return number
+        smallest = torch.tensor(number, device=self.device)
+        dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        return int(smallest)
 
     @property
     def extent(self) -> Extent:

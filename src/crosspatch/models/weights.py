@@ -57,6 +57,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.dequantize() if is_quantised(tensor) else tensor.detach()
 
 
+def count(tensor: Tensor) -> int:
+    """Return how many numbers a weight holds, however they are packed."""
+    return tensor.numel() * (2 if type(tensor).__name__ == _FOUR_BITS else 1)
+
+
 def elsewhere(module: nn.Module) -> bool:
     """Whether a module's own weights cannot be read off it."""
     tensors = chain(module.parameters(), module.buffers())
