@@ -1,5 +1,7 @@
 """One process: layers that are offloaded, weights in few bits or half precision, and modules that are compiled."""
 
+from importlib.util import find_spec
+
 import accelerate
 import numpy as np
 import pytest
@@ -95,9 +97,12 @@ QUANTISED = [(8, "torchao"), (4, "torchao"), (8, "bitsandbytes"), (4, "bitsandby
 @pytest.mark.filterwarnings("ignore")
 def test_weights_of_few_bits(bits, package, tmp_path, monkeypatch):
     """A quantised model is patched as it is: the sweep is one forward a patch on the same module."""
-    pytest.importorskip(package)
     monkeypatch.setattr(layouts, "_PACKAGES", {bits: (package,)})
     zoo.fresh("llama", hidden_size=64, intermediate_size=128).save_pretrained(tmp_path)
+    if not find_spec(package):
+        with pytest.raises(MissingExtra, match=package):
+            xp.open_model(tmp_path, layout=xp.Layout(bits=bits))
+        return
     model = xp.open_model(tmp_path, layout=xp.Layout(bits=bits))
     module, anatomy = model.module, model.anatomy
     assert (anatomy.d_mlp, anatomy.heads, anatomy.kv_heads, anatomy.d_head) == (128, 4, 2, 16)
