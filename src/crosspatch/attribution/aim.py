@@ -65,6 +65,11 @@ class Aim:
         weight: Tensor = unembed.weight.data  # pyright: ignore[reportAssignmentType, reportAttributeAccessIssue]
         bias = getattr(unembed, "bias", None)
         scaled = self.weights * self.readout.scale
-        direction = torch.einsum("pa,pad->pd", scaled, weight[ids].double())
-        constant = torch.zeros_like(scaled) if not isinstance(bias, Tensor) else scaled * bias.detach()[ids].double()
+        ids = ids.to(weight.device)
+        direction = torch.einsum("pa,pad->pd", scaled, weight[ids].to(scaled.device).double())
+        constant = (
+            torch.zeros_like(scaled)
+            if not isinstance(bias, Tensor)
+            else scaled * bias.detach()[ids].to(scaled.device).double()
+        )
         return Pulled(direction, constant.sum(1))

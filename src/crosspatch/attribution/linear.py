@@ -14,7 +14,7 @@ from crosspatch.models.anatomy import Point
 from crosspatch.models.blocks import at_least_single
 from crosspatch.models.hooks import first_tensor
 from crosspatch.models.proof import TOLERANCE, distance
-from crosspatch.models.weights import plain
+from crosspatch.models.weights import device_of, plain
 
 
 class NotLinear(Exception):
@@ -31,13 +31,13 @@ class Pulled:
 
 def applied(module: nn.Module, rows: Float[Tensor, "row width"]) -> Float[Tensor, "row out"]:
     """Call a module on rows as on one packed sequence, in float32 at least, whatever the model's own precision."""
-    rows = at_least_single(rows)
+    home, rows = rows.device, at_least_single(rows).to(device_of(module))
     state = dict(module.named_parameters())
     if any(value.is_inference() or _is_half(value) for value in state.values()):
         # Weights made in inference mode cannot be differentiated through; copies can.
         state = {name: at_least_single(value).clone() for name, value in state.items() if value.is_floating_point()}
-        return first_tensor(functional_call(module, state, (rows[None],)))[0]
-    return first_tensor(module(rows[None]))[0]
+        return first_tensor(functional_call(module, state, (rows[None],)))[0].to(home)
+    return first_tensor(module(rows[None]))[0].to(home)
 
 
 def _is_half(value: Tensor) -> bool:

@@ -64,7 +64,8 @@ class Sums:
         module = parts_of(self.model.module, norms)
         with torch.no_grad():
             before = [
-                final_stream(module, Readout(norms[:count], ""), self.rows.stream[-1]) for count in range(len(norms))
+                final_stream(module, Readout(norms[:count], ""), self.rows.stream[-1]).to(direction.device)
+                for count in range(len(norms))
             ]
         constant = torch.zeros(len(direction), dtype=torch.float64, device=direction.device)
         for path, rows in zip(reversed(norms), reversed(before), strict=True):

@@ -19,7 +19,7 @@ from crosspatch.lenses.patterns import read_patterns
 from crosspatch.models.blocks import at_least_single, block_list
 from crosspatch.models.hooks import first_tensor
 from crosspatch.models.model import Model
-from crosspatch.models.weights import plain
+from crosspatch.models.weights import device_of, plain
 from crosspatch.sites import Site, parse
 from crosspatch.tasks import Task, token_strings
 
@@ -227,6 +227,7 @@ def _sizes(model: Model, head: Site, values: Float[Tensor, "example kv key d_hea
     width = max(point.starts) + point.width
     rows = torch.zeros(*own.shape[:2], width, dtype=dtype, device=own.device)
     rows[..., point.columns(unit)] = own.to(dtype)
+    rows = rows.to(device_of(projection))
     with torch.inference_mode():
         written = first_tensor(projection(rows)) - first_tensor(projection(torch.zeros_like(rows[:1, :1])))
-        return at_least_single(written).norm(dim=-1)
+        return at_least_single(written).norm(dim=-1).to(values.device)

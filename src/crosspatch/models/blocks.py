@@ -124,7 +124,8 @@ def logits_of(
     weight: Tensor = unembed.weight  # pyright: ignore[reportAssignmentType]
     bias: Tensor | None = getattr(unembed, "bias", None)
     stream = stream.to(weight.device)
-    ids = module.places(ids) if isinstance(module, Parts) and ids is not None else ids
+    if ids is not None:
+        ids = (module.places(ids) if isinstance(module, Parts) else ids).to(weight.device)
     if ids is None:
         logits = stream @ at_least_single(weight).T
         logits = logits if bias is None else logits + at_least_single(bias)

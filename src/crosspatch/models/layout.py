@@ -80,7 +80,7 @@ class Layout:
         """Return the device that the choice of precision goes by."""
         if self.device_map == "cpu" or (isinstance(self.device_map, Mapping) and "cuda" not in str(_first(self))):
             return torch.device("cpu")
-        return torch.device("cuda" if torch.cuda.is_available() and self.places else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and (self.places or self.bits) else "cpu")
 
     def arguments(self, config: Any, dtype: torch.dtype | str) -> dict[str, Any]:
         """Return what `from_pretrained` takes to lay a model of this configuration out so.
@@ -101,6 +101,8 @@ class Layout:
             found["attn_implementation"] = self.attention
         if self.bits is not None:
             found["quantization_config"] = quantisation(self.bits, dtype)
+            if self.device_map is None and torch.cuda.is_available():
+                found["device_map"] = {"": "cuda"}  # where a model of few bits is wanted
         if self.processes > 1:
             found["distributed_config"] = _distributed(self, config)
         return found

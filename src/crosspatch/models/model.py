@@ -42,7 +42,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Device that embeds tokens, where prompts go in."""
-        return device_of(self.module.get_submodule(self.anatomy.embedding))
+        return device_of(self.module.get_submodule(self.anatomy.embedding)) or torch.device("cpu")
 
     @property
     def together(self) -> bool:

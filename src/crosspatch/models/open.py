@@ -9,7 +9,7 @@ from torch import nn
 
 from crosspatch.models.discover import discover
 from crosspatch.models.layout import Layout
-from crosspatch.models.load import load
+from crosspatch.models.load import load, parse_device
 from crosspatch.models.model import Model
 from crosspatch.models.proof import prove
 from crosspatch.models.shards import with_shards
@@ -37,7 +37,7 @@ def open_model(
             only as pickle; or the layout does not suit the model.
         NotProved: the module has no stack of blocks between an embedding and logits; use `patch_modules` on it.
     """
-    place = layout if layout is None or device is None else layout.on(device)
+    place = layout if layout is None or device is None else layout.on(parse_device(device))
     loaded = load(what, tokenizer=tokenizer, dtype=dtype, device=place or device, say=say)
     anatomy, checks = prove(loaded.module, with_shards(loaded.module, discover(loaded.module)))
     return Model(loaded.module, loaded.tokenizer, loaded.name, loaded.fingerprint, anatomy, checks)

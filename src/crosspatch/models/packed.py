@@ -17,6 +17,7 @@ from crosspatch.models.anatomy import Anatomy, Point
 from crosspatch.models.attention import Job, Segment
 from crosspatch.models.blocks import Handed, record_blocks
 from crosspatch.models.hooks import Visit, first_tensor, visiting
+from crosspatch.models.weights import device_of
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,13 @@ class Packed:
         job: Job,
     ) -> Float[Tensor, "token d_model"]:
         """Run block `layer`; attention of each segment sees `past` before its start."""
-        positions = positions_of(segments, hidden.device)
+        at = device_of(self.blocks[layer]) or hidden.device
+        hidden = hidden.to(at)
+        positions = positions_of(segments, at)
         chosen = _Chosen(positions)
         here, other = self.handed[layer], self.other[layer]
         args = chosen.of(here.args, other.args)
         kwargs = chosen.of(here.kwargs, other.kwargs)
-        at = hidden.device if past is None else past.keys.device
         job.segments = [s if s.pairs.device == at else replace(s, pairs=s.pairs.to(at)) for s in segments]
         job.keys, job.values = (past.keys, past.values) if past else (None, None)
         block, job.calls = self.blocks[layer], 0

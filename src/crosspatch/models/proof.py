@@ -53,7 +53,7 @@ def prove(module: nn.Module, anatomy: Anatomy) -> tuple[Anatomy, tuple[Check, ..
     Raises:
         NotProved: not even the residual stream between blocks could be followed, or blocks do not run by themselves.
     """
-    ids = proving_ids(anatomy, device_of(module.get_submodule(anatomy.embedding)))
+    ids = proving_ids(anatomy, device_of(module.get_submodule(anatomy.embedding)) or torch.device("cpu"))
     with untracked(module):
         seen = first_trace(module, anatomy, ids)
         prover = Prover(module, replace(anatomy, tuples=seen.tuples), ids, seen)

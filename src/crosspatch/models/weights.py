@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -30,17 +30,21 @@ def untracked(module: nn.Module) -> AbstractContextManager[Any]:
     return torch.no_grad() if is_fsdp(module) else torch.inference_mode()
 
 
-def device_of(part: nn.Module) -> torch.device:
-    """Return the device that a part computes on, wherever its weights wait meanwhile."""
-    hook: Any = getattr(part, "_hf_hook", None)
-    found = [getattr(each, "execution_device", None) for each in (*getattr(hook, "hooks", ()), hook)]
-    device = next((each for each in found if each is not None), None)
-    if device is not None:
-        return torch.device(device)
-    weight = next(iter(part.parameters()))
+def device_of(part: nn.Module) -> torch.device | None:
+    """Return the device that a part computes on, wherever its weights wait meanwhile; None if it has no weights."""
+    for each in part.modules():
+        if (device := _sent_to(getattr(each, "_hf_hook", None))) is not None:
+            return torch.device(device)
+    weight = next(part.parameters(), None)
     if isinstance(weight, DTensor) and weight.device_mesh.device_type == "cuda":
         return torch.device("cuda", torch.cuda.current_device())  # also while FSDP keeps its shards on the processor
-    return weight.device
+    return None if weight is None else weight.device
+
+
+def _sent_to(hook: Any) -> Any:
+    """Return where a hook of accelerate, or one of several in a row, sends what its module is given."""
+    found = (getattr(each, "execution_device", None) for each in (*getattr(hook, "hooks", ()), hook))
+    return next((device for device in found if device is not None), None)
 
 
 def is_quantised(tensor: Tensor) -> bool:
@@ -102,9 +106,11 @@ def _copy(module: nn.Module) -> nn.Module:
 @contextmanager
 def _reading(module: nn.Module) -> Iterator[None]:
     """Fetch a module's own weights from where they wait; what is made of them can be used anywhere."""
-    from accelerate.utils import align_module_device
+    with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+        if hasattr(module, "_hf_hook"):
+            from accelerate.utils import align_module_device
 
-    with torch.inference_mode(False), torch.no_grad(), align_module_device(module):
+            stack.enter_context(align_module_device(module))
         yield
 
 

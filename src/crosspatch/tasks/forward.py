@@ -20,11 +20,11 @@ def read_last_logits(module: Any, prompts: Sequence[Sequence[int]], read: Callab
 
     found: dict[int, Read] = {}
     extra = _arguments(module)
-    first = next((part for part in module.modules() if next(part.parameters(recurse=False), None) is not None), None)
+    device = device_of(module)
     with untracked(module), _evaluating(module):
         for indices in _batches(prompts):
             ids = torch.tensor([prompts[index] for index in indices])
-            output = module(ids if first is None else ids.to(device_of(first)), **extra)
+            output = module(ids.to(device), **extra)
             logits = _logits_of(output)[:, -1].float()
             found |= {index: read(index, row) for index, row in zip(indices, logits, strict=True)}
     return [found[index] for index in range(len(prompts))]
