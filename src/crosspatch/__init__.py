@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         write,
     )
     from crosspatch.executors import Crew
-    from crosspatch.models import Model, open_model
+    from crosspatch.models import Layout, Model, open_model
     from crosspatch.referee import AuditPlan, audit
     from crosspatch.sites import Edge, Group, Site, parse_site
 
@@ -60,6 +60,7 @@ _HOME = {
     "Edge": "crosspatch.sites",
     "Effects": "crosspatch.engine",
     "Group": "crosspatch.sites",
+    "Layout": "crosspatch.models",
     "Mean": "crosspatch.engine",
     "Model": "crosspatch.models",
     "Noise": "crosspatch.engine",
@@ -101,6 +102,7 @@ __all__ = [
     "Edge",
     "Effects",
     "Group",
+    "Layout",
     "Mean",
     "Model",
     "Noise",

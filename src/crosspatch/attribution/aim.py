@@ -1,16 +1,18 @@
 """The answers of a task as one linear reading of the last stream."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosspatch.attribution.linear import Pulled
 from crosspatch.engine.readout import Targets
 from crosspatch.models.anatomy import Readout
-from crosspatch.models.blocks import final_stream, logits_of
+from crosspatch.models.blocks import final_stream, logits_of, readout_parts
 from crosspatch.models.model import Model
+from crosspatch.models.weights import Parts
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,15 @@ class Aim:
 
     def each(self, stream: Tensor, *, softcap: bool) -> Float64[Tensor, "pair answer"]:
         """Return each answer's logit as the model itself gives it."""
-        readout, module = self.readout, self.model.module
+        readout = self.readout
         with torch.no_grad():
-            final = final_stream(module, readout, stream)
-            return logits_of(module, readout if softcap else replace(readout, softcap=0.0), final, self.ids).double()
+            final = final_stream(self._parts, readout, stream)
+            used = readout if softcap else replace(readout, softcap=0.0)
+            return logits_of(self._parts, used, final, self.ids).to(self.ids.device).double()
+
+    @cached_property
+    def _parts(self) -> nn.Module | Parts:
+        return readout_parts(self.model.module, self.readout, self.ids)
 
     def logits(self, stream: Tensor, *, softcap: bool) -> Float64[Tensor, " pair"]:
         """Return what the parts must add up to."""
@@ -52,12 +59,17 @@ class Aim:
 
     def direction(self) -> Pulled:
         """Return the answers' direction in the stream that the unembedding reads, and their bias."""
-        unembed = self.model.module.get_submodule(self.readout.unembed)
+        parts = self._parts
+        unembed, ids = parts.get_submodule(self.readout.unembed), self.ids
+        ids = parts.places(ids) if isinstance(parts, Parts) else ids
         weight: Tensor = unembed.weight.data  # pyright: ignore[reportAssignmentType, reportAttributeAccessIssue]
         bias = getattr(unembed, "bias", None)
         scaled = self.weights * self.readout.scale
-        direction = torch.einsum("pa,pad->pd", scaled, weight[self.ids].double())
+        ids = ids.to(weight.device)
+        direction = torch.einsum("pa,pad->pd", scaled, weight[ids].to(scaled.device).double())
         constant = (
-            torch.zeros_like(scaled) if not isinstance(bias, Tensor) else scaled * bias.detach()[self.ids].double()
+            torch.zeros_like(scaled)
+            if not isinstance(bias, Tensor)
+            else scaled * bias.detach()[ids].to(scaled.device).double()
         )
         return Pulled(direction, constant.sum(1))

@@ -13,6 +13,7 @@ from crosspatch.models.hooks import attach
 from crosspatch.models.model import Model
 from crosspatch.models.proof import distance
 from crosspatch.models.runs import Lane, Prompts, Run, run_lanes, workbench
+from crosspatch.models.weights import untracked
 
 ROOM = 1 << 30  # bytes of activations held at once
 
@@ -75,6 +76,7 @@ def _batch(model: Model, sequences: Sequence[Sequence[int]], kinds: Sequence[str
         run = run_lanes(bench, [Lane(prompts, kinds)])[0]
     last = torch.tensor(prompts.lengths, device=model.device) - 1
     with torch.inference_mode(False), torch.no_grad():
+        run.values = [model.anatomy.all_heads(value, 1) for value in run.values] if run.patterns else run.values
         return _kept(run, last, widest)
 
 
@@ -82,7 +84,8 @@ def _kept(run: Run, last: Tensor, widest: int) -> LastRows:
     rows = torch.arange(len(last), device=last.device)
 
     def at_last(tensor: Tensor) -> Tensor:
-        return at_least_single(tensor[rows, last])
+        # layers may be on several devices
+        return at_least_single(tensor[rows.to(tensor.device), last.to(tensor.device)]).to(last.device)
 
     kept = LastRows([at_last(stream) for stream in run.stream])
     for kind, layers in run.seen.items():
@@ -90,8 +93,10 @@ def _kept(run: Run, last: Tensor, widest: int) -> LastRows:
     for layer in sorted(run.patterns):
         pattern, value = run.patterns[layer], run.values[layer]
         missing = widest - pattern.shape[-1]
-        kept.patterns.append(torch.nn.functional.pad(at_least_single(pattern[rows, :, last]), (0, missing)))
-        kept.values.append(torch.nn.functional.pad(at_least_single(value), (0, 0, 0, missing)))
+        kept.patterns.append(
+            torch.nn.functional.pad(at_least_single(pattern.to(last.device)[rows, :, last]), (0, missing))
+        )
+        kept.values.append(torch.nn.functional.pad(at_least_single(value.to(last.device)), (0, 0, 0, missing)))
     return kept
 
 
@@ -127,7 +132,7 @@ def _last_embedded(model: Model, sequences: Sequence[Sequence[int]], factor: flo
     rows: list[Tensor] = []
     handle = attach(model.module, Point(model.anatomy.embedding, "output"), lambda value: value * factor)
     try:
-        with torch.inference_mode():
+        with untracked(model.module):
             for tokens in sequences:
                 rows.append(embed(model.module, model.anatomy, torch.tensor([tokens], device=model.device))[0, -1])
     finally:

@@ -14,6 +14,7 @@ from crosspatch.models.anatomy import Point
 from crosspatch.models.blocks import at_least_single
 from crosspatch.models.hooks import first_tensor
 from crosspatch.models.proof import TOLERANCE, distance
+from crosspatch.models.weights import device_of, plain
 
 
 class NotLinear(Exception):
@@ -30,13 +31,13 @@ class Pulled:
 
 def applied(module: nn.Module, rows: Float[Tensor, "row width"]) -> Float[Tensor, "row out"]:
     """Call a module on rows as on one packed sequence, in float32 at least, whatever the model's own precision."""
-    rows = at_least_single(rows)
+    home, rows = rows.device, at_least_single(rows).to(device_of(module))
     state = dict(module.named_parameters())
     if any(value.is_inference() or _is_half(value) for value in state.values()):
         # Weights made in inference mode cannot be differentiated through; copies can.
         state = {name: at_least_single(value).clone() for name, value in state.items() if value.is_floating_point()}
-        return first_tensor(functional_call(module, state, (rows[None],)))[0]
-    return first_tensor(module(rows[None]))[0]
+        return first_tensor(functional_call(module, state, (rows[None],)))[0].to(home)
+    return first_tensor(module(rows[None]))[0].to(home)
 
 
 def _is_half(value: Tensor) -> bool:
@@ -165,7 +166,7 @@ def through(
         NotLinear: more lies between them than a linear map and a norm.
     """
     (inner, outer), (hidden, added) = ends, seen
-    projection = block.get_submodule(inner.path)
+    projection = plain(block.get_submodule(inner.path))
     with torch.inference_mode(False), torch.no_grad():
         written = applied(projection, hidden)
     constant = torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)
@@ -184,4 +185,4 @@ def _behind(block: nn.Module, inner: Point, outer: Point) -> nn.Module:
     """Return the module after the projection, which gives what the part adds."""
     if f"{inner.path}.".startswith(f"{outer.path}."):
         raise NotLinear(f"{outer.path} does more to the output of {inner.path} than pass it on")
-    return block.get_submodule(outer.path)
+    return plain(block.get_submodule(outer.path))

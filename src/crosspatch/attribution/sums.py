@@ -17,6 +17,7 @@ from crosspatch.engine.select import star_positions
 from crosspatch.models.anatomy import Readout
 from crosspatch.models.blocks import block_list, final_stream
 from crosspatch.models.model import Model
+from crosspatch.models.weights import parts_of
 from crosspatch.tasks import Task
 
 ELSEWHERE = "elsewhere"  # all source tokens that have no name shared by all prompts
@@ -59,10 +60,12 @@ class Sums:
 
     def past_norms(self, direction: Tensor) -> tuple[Tensor, Float64[Tensor, " pair"]]:
         """Pull the answers' direction back to the last stream, each norm's scale held; the constant is its bias."""
-        module, norms = self.model.module, self.model.anatomy.readout.norms
+        norms = self.model.anatomy.readout.norms
+        module = parts_of(self.model.module, norms)
         with torch.no_grad():
             before = [
-                final_stream(module, Readout(norms[:count], ""), self.rows.stream[-1]) for count in range(len(norms))
+                final_stream(module, Readout(norms[:count], ""), self.rows.stream[-1]).to(direction.device)
+                for count in range(len(norms))
             ]
         constant = torch.zeros(len(direction), dtype=torch.float64, device=direction.device)
         for path, rows in zip(reversed(norms), reversed(before), strict=True):

@@ -92,19 +92,20 @@ class Means:
         for kind, layers in own[0].seen.items():
             for layer in layers:
                 parts = [run.seen[kind][layer] for run in own]
-                out.seen[kind][layer] = _stacked(parts, like.stream[0], width=parts[0].shape[-1])
+                out.seen[kind][layer] = _stacked(parts, like.stream[layer + 1], width=parts[0].shape[-1])
         for layer in own[0].patterns:
-            out.patterns[layer] = _stacked_patterns([run.patterns[layer] for run in own], like.stream[0])
+            out.patterns[layer] = _stacked_patterns([run.patterns[layer] for run in own], like.stream[layer + 1])
         return out
 
 
 def zeros_like_run(model: Model, like: Run, kinds: Sequence[str]) -> Run:
     """Return a run that is zero everywhere, in next to no memory."""
     pairs, length = like.stream[0].shape[:2]
-    anatomy, zero = model.anatomy, like.stream[0].new_zeros(())
-    out = Run([zero.expand(stream.shape) for stream in like.stream])
+    anatomy = model.anatomy
+    zeros = [stream.new_zeros(()) for stream in like.stream]
+    out = Run([zero.expand(stream.shape) for zero, stream in zip(zeros, like.stream, strict=True)])
     for kind in kinds:
-        for layer in range(anatomy.layers):
+        for layer, zero in enumerate(zeros[1:]):  # where the layer is
             if kind == "attn.pattern":
                 out.patterns[layer] = zero.expand(pairs, anatomy.heads, length, length)
             else:

@@ -16,6 +16,7 @@ from crosspatch.engine.edits import Edit
 from crosspatch.models.anatomy import Point
 from crosspatch.models.attention import Job, attention_modules, rerouted
 from crosspatch.models.blocks import block_list
+from crosspatch.models.guard import refuse_compiled
 from crosspatch.models.hooks import attach, main_tensor
 from crosspatch.models.model import Model
 from crosspatch.sites import KINDS, Site, parse, parse_site
@@ -186,10 +187,11 @@ Act = Callable[[Tensor], Tensor | None]
 
 @contextmanager
 def _touching(model: Model, acts: Mapping[tuple[str, int | None], Act]) -> Iterator[None]:
-    """Keep hooks on the given kinds and layers.
+    """Keep hooks on the given kinds and layers; of a model split over processes, all must open the same ones.
 
     Each act sees `[batch, pos, width]`; that of a pattern `[batch, head, query, key]`.
     """
+    refuse_compiled(model.module)
     entering: dict[int, Tensor] = {}
     patterns = {layer: act for (kind, layer), act in acts.items() if kind == "attn.pattern" and layer is not None}
     with ExitStack() as stack:

@@ -18,6 +18,7 @@ from crosspatch.models.blocks import block_list
 from crosspatch.models.hooks import attach
 from crosspatch.models.model import Model
 from crosspatch.models.runs import Prompts
+from crosspatch.models.weights import untracked
 from crosspatch.sites import Site
 from crosspatch.tasks import Task
 
@@ -81,7 +82,8 @@ def one_forward(hand: ByHand, sites: Sequence[Site]) -> Float[Tensor, "site pair
 
 def one_batch(hand: ByHand, sites: Sequence[Site]) -> Float[Tensor, "site pair"]:
     """Return the metric after each patch: one batch for a kind and layer, if memory allows, and last logits only."""
-    at_once = max(1, memory_budget(None, hand.ids.device) // bytes_per_token(hand.model) // hand.ids.numel())
+    budget = hand.model.agreed(memory_budget(None, hand.ids.device))
+    at_once = max(1, budget // bytes_per_token(hand.model) // hand.ids.numel())
     keep = hand.ends.unique() if "logits_to_keep" in signature(hand.model.module.forward).parameters else None
     found: dict[Site, Tensor] = {}
     for kind, layer in dict.fromkeys((site.kind, site.layer) for site in sites):
@@ -142,7 +144,7 @@ def _values(hand: ByHand, ids: Int[Tensor, "row pos"], keep: Int[Tensor, " colum
     unequal = bool((ends != ids.shape[1] - 1).any())
     mask = (torch.arange(ids.shape[1], device=ids.device) <= ends[:, None]).long() if unequal else None
     options = {} if keep is None else {"logits_to_keep": keep}
-    with torch.inference_mode():
+    with untracked(hand.model.module):
         logits = hand.model.module(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
         column = ends if keep is None else torch.searchsorted(keep, ends)
         logits = logits[torch.arange(len(ids), device=ids.device), column].float()

@@ -1,7 +1,7 @@
 """The embeddings of a corrupt run that has the clean tokens: noise, zero or the mean at the key positions."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from crosspatch.core.errors import BadInput
 from crosspatch.models.model import Model
 from crosspatch.models.runs import Overlay
+from crosspatch.models.weights import parts_of
 from crosspatch.tasks import Corruption, Pair, key_positions, layout_of
 
 
@@ -30,9 +31,10 @@ class Corrupter:
     @classmethod
     def of(cls, model: Model, pairs: Sequence[Pair], corruption: Corruption) -> "Corrupter":
         """Measure what the corruption needs on the clean prompts of these pairs."""
-        deviation = _deviation(model, pairs) if corruption.by == "gaussian" else 0.0
-        means = _means(model, pairs) if corruption.by == "mean" else {}
-        width = _embedding(model, pairs[0].clean[:1]).shape[-1]
+        embed = _embedder(model)
+        deviation = _deviation(embed, pairs) if corruption.by == "gaussian" else 0.0
+        means = _means(embed, pairs) if corruption.by == "mean" else {}
+        width = embed(pairs[0].clean[:1]).shape[-1]
         return cls(corruption, deviation, means, width)
 
     def overlay(self, pairs: Sequence[tuple[int, Pair]], like: Tensor) -> Overlay:
@@ -57,27 +59,34 @@ class Corrupter:
         return self.corruption.sigma * self.deviation * torch.randn(count, self.width, generator=generator)
 
 
-def _embedding(model: Model, ids: Iterable[int]) -> Float[Tensor, "token width"]:
+Embed = Callable[[Iterable[int]], Tensor]  # tokens to [token, width]
+
+
+def _embedder(model: Model) -> Embed:
     """Return what the embedding module gives for tokens, in float32."""
-    with torch.inference_mode():
-        part = model.module.get_submodule(model.anatomy.embedding)
-        return part(torch.tensor(list(ids), device=model.device)).float().cpu()
+    path = model.anatomy.embedding
+    part = parts_of(model.module, (path,)).get_submodule(path)
+
+    def embed(ids: Iterable[int]) -> Tensor:
+        with torch.inference_mode():
+            return part(torch.tensor(list(ids), device=model.device)).float().cpu()
+
+    return embed
 
 
-def _deviation(model: Model, pairs: Sequence[Pair]) -> float:
+def _deviation(embed: Embed, pairs: Sequence[Pair]) -> float:
     """Return the standard deviation of all numbers in the embeddings of the clean prompts' tokens, repeats counted."""
     count, total, squares = 0, 0.0, 0.0
     for pair in pairs:
-        values = _embedding(model, pair.clean).double()
+        values = embed(pair.clean).double()
         count, total, squares = count + values.numel(), total + float(values.sum()), squares + float((values**2).sum())
     return max(squares / count - (total / count) ** 2, 0.0) ** 0.5
 
 
-def _means(model: Model, pairs: Sequence[Pair]) -> dict[object, Tensor]:
+def _means(embed: Embed, pairs: Sequence[Pair]) -> dict[object, Tensor]:
     """Return the mean embedding at each position over the clean prompts of each layout."""
     return {
-        layout: torch.stack([_embedding(model, pair.clean) for pair in group]).mean(0)
-        for layout, group in by_layout(pairs).items()
+        layout: torch.stack([embed(pair.clean) for pair in group]).mean(0) for layout, group in by_layout(pairs).items()
     }
 
 

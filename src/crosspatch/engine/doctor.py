@@ -14,6 +14,7 @@ from crosspatch.models.blocks import block_list
 from crosspatch.models.hooks import attach, has_foreign_hooks
 from crosspatch.models.model import Check, Model
 from crosspatch.models.proof import LENGTH, distance, prove, proving_ids
+from crosspatch.models.weights import reshard, untracked
 from crosspatch.sites import Site
 from crosspatch.tasks import Pair, Task
 
@@ -122,7 +123,7 @@ def one_forward(model: Model, pair: Pair, site: Site) -> float:
 
 def _logits(model: Model, prompt: Sequence[int]) -> torch.Tensor:
     ids = torch.tensor([prompt], device=model.device)
-    with torch.inference_mode():
+    with untracked(model.module):
         return model.module(input_ids=ids, use_cache=False).logits[0, -1].float()
 
 
@@ -143,7 +144,7 @@ def padding(model: Model) -> Check:
     ids = proving_ids(model.anatomy, model.device)[:1]
     padded = torch.cat([ids, torch.zeros_like(ids[:, :3])], dim=1)
     mask = torch.cat([torch.ones_like(ids), torch.zeros_like(ids[:, :3])], dim=1)
-    with torch.inference_mode():
+    with untracked(model.module):
         alone = model.module(input_ids=ids, use_cache=False).logits[:, -1]
         beside = model.module(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, ids.shape[1] - 1]
     error = distance(beside, alone)
@@ -157,6 +158,7 @@ def _tolerance(model: Model) -> float:
 
 def _state(model: Model) -> tuple[object, ...]:
     module = model.module
+    reshard(module)  # else weights that FSDP has at hand would count as others than those that it has not
     flags = tuple((name, p.requires_grad, p.grad is None) for name, p in module.named_parameters())
     overridden = tuple(name for name, m in module.named_modules() if "forward" in m.__dict__)
     config = getattr(module, "config", None)

@@ -4,13 +4,16 @@ import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch.distributed as dist
+
 from crosspatch.core.errors import BadInput
 from crosspatch.core.journal import Journal, Notes
 from crosspatch.core.provenance import here
+from crosspatch.engine import together
 from crosspatch.engine.shipping import OPENER, describe, require_described
 from crosspatch.engine.sweep import Sweep
 from crosspatch.engine.units import SweepJob
-from crosspatch.executors import Setup, execute, pick
+from crosspatch.executors import Crew, Setup, execute, pick
 from crosspatch.tasks import Task
 
 
@@ -23,12 +26,17 @@ def run_kept(sweep: Sweep, task: Task) -> None:
         BadInput: the journal is that of another question, or the question cannot be told to other processes.
         NotFinite, MemoryShortage, DiskFull, WorkerLost: as the executors do; what was finished is kept.
     """
-    alone = pick(sweep.options.crew) == "inline"
+    crew, chosen = sweep.options.crew, pick(sweep.options.crew)
+    if sweep.model.together and crew.executor not in ("auto", "inline", "ranks"):
+        raise BadInput(
+            f"executor {crew.executor!r} for a model that {dist.get_world_size()} processes hold together: they run "
+            "it themselves. Leave the executor out."
+        )
     if sweep.options.journal is not None:
         _run_in(sweep, task, sweep.options.journal)
-    elif alone:
+    elif sweep.model.together or chosen == "inline" or (chosen == "ranks" and crew.executor == "auto"):
         _run(sweep, Notes({"cuts": sweep.cuts.to_json()}), Path())
-    elif pick(sweep.options.crew) == "ranks":
+    elif chosen == "ranks":
         raise BadInput("ranks work through a folder that all of them reach: give Options(journal=folder), or --out.")
     else:
         with TemporaryDirectory(prefix="crosspatch-") as folder:
@@ -51,15 +59,20 @@ def _run_in(sweep: Sweep, task: Task, folder: Path) -> None:
 
 
 def _run(sweep: Sweep, journal: Journal | Notes, folder: Path) -> None:
-    sweep.adopt(journal.plan["cuts"])
+    sweep.adopt(together.of_rank_0(sweep.model, journal.plan["cuts"]))
     job, progress = SweepJob(sweep), sweep.options.progress
     setup = Setup(OPENER, folder, sweep.cuts.threads, _devices(sweep))
     try:
         progress.start(sum(unit.rows for unit in sweep.units), "patches")
-        execute(job, journal, setup, crew=sweep.options.crew, progress=progress)
+        if sweep.model.together:
+            together.run_together(job, journal, progress=progress)
+            return
+        crew = Crew("inline") if isinstance(journal, Notes) else sweep.options.crew
+        execute(job, journal, setup, crew=crew, progress=progress)
     except KeyboardInterrupt:
         pass
     finally:
+        job.close()
         progress.close()
         sweep.packs, sweep.halvings = job.packs, job.halvings
     sweep.take(journal.read())

@@ -48,5 +48,6 @@ class Pass:
 
 def final_reads(run: Run, local: Local, pairs: Tensor) -> Float[Tensor, "pair read d_model"]:
     """Return a run's final stream at the positions read."""
+    last = run.stream[-1]
     reads = torch.tensor(local.extents.reads, device=pairs.device)[pairs]
-    return run.stream[-1][pairs[:, None], reads]
+    return last[pairs[:, None].to(last.device), reads.to(last.device)].to(pairs.device)

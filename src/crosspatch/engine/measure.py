@@ -15,6 +15,7 @@ from crosspatch.engine.patching import patch, plan_patch
 from crosspatch.engine.select import select_single
 from crosspatch.models.blocks import block_list
 from crosspatch.models.model import Model
+from crosspatch.models.weights import plain
 from crosspatch.sites import Site
 from crosspatch.tasks import Task
 
@@ -164,7 +165,7 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 def block_products(model: Model) -> tuple[Callable[[], list[Tensor]], int]:
     """Return a function that does one block's matrix products on many tokens and nothing else, and its FLOPs."""
-    block = block_list(model.module, model.anatomy)[model.anatomy.layers // 2]
+    block = plain(block_list(model.module, model.anatomy)[model.anatomy.layers // 2])
     held = [(part, w) for part in block.modules() if isinstance(w := getattr(part, "weight", None), Tensor)]
     # transformers' Conv1D stores [in, out]; torch's Linear stores [out, in].
     weights = [w if type(part).__name__ == "Conv1D" else w.T for part, w in held if w.ndim > 1]

@@ -10,6 +10,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from crosspatch.core.errors import BadInput, NotFinite, UnknownName
+from crosspatch.models.guard import refuse_compiled
+from crosspatch.models.weights import untracked
 
 Score = Callable[[Any], Tensor]
 
@@ -57,7 +59,8 @@ def patch_modules(
     if module.training:
         raise BadInput("the module is in training mode, whose dropout makes every run another. Call .eval() first.")
     chosen = _paths(module, paths)
-    with torch.inference_mode():
+    refuse_compiled(module)
+    with untracked(module):
         recorded, source_score = _record(module, source, metric, chosen)
         present, base_score = _record(module, base, metric, chosen)
         if len(source_score) != len(base_score):

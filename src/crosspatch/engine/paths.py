@@ -130,6 +130,11 @@ class PathSweep(Sweep):
         self.base_kinds = tuple(sorted({*self.held, *(site.kind for site in self.receivers)}))
         self.alone = self.paths.local and self.model.anatomy.packed
 
+    @property
+    def steps(self) -> bool:
+        """Whether packs can be run in step with other processes' packs: a relay calls blocks as its senders need."""
+        return False
+
     def how(self) -> str:
         """Name the paths."""
         to = [str(site) for site in self.receivers]

@@ -9,6 +9,7 @@ from crosspatch.core.errors import BadInput
 from crosspatch.engine.cells import Cell, Extents
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.model import Model
+from crosspatch.models.weights import count
 
 GIB = 1 << 30
 # Beyond this many tokens a matrix product on a processor gains nothing, and memory is only spent.
@@ -86,7 +87,7 @@ def width_of(cell: Cell, extents: Extents, anatomy: Anatomy) -> int:
 def block_weights(model: Model) -> int:
     """Return the number of matrix weights of one block: multiply-adds a token (a mixture of experts uses fewer)."""
     blocks = model.module.get_submodule(model.anatomy.blocks)
-    return sum(p.numel() for p in blocks.parameters() if p.ndim > 1) // model.anatomy.layers
+    return sum(count(p) for p in blocks.parameters() if p.ndim > 1) // model.anatomy.layers
 
 
 def bytes_per_token(model: Model) -> int:

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosspatch.core.errors import ManyTokenAnswer, NotFinite
 from crosspatch.metrics import Metric, Readout
 from crosspatch.metrics.readout import Needs
-from crosspatch.models.blocks import final_stream, logits_by_forward, logits_of
+from crosspatch.models.blocks import final_stream, logits_by_forward, logits_of, readout_parts
 from crosspatch.models.model import Model
+from crosspatch.models.weights import Parts
 from crosspatch.tasks import Pair
 
 
@@ -93,6 +95,7 @@ class Scorer:
         self, stream: Float[Tensor, "row read d_model"], pairs: Int[Tensor, " row"]
     ) -> Float[Tensor, "metric row"]:
         """Score rows; `pairs[r]` says whose answers row r is scored against."""
+        stream = stream.to(pairs.device)  # with layers on several devices it comes from the last of them
         whole = self.bytes_at_once // (4 * self.model.vocab_size)
         size = self.rows_at_once if self.needs == "answers" else max(1, min(self.rows_at_once, whole))
         parts = zip(stream.split(size), pairs.split(size), strict=True)
@@ -133,16 +136,22 @@ class Scorer:
             base=None if self.base is None else self.base[pairs],
         )
 
+    @cached_property
+    def _parts(self) -> nn.Module | Parts:
+        """Norms and unembedding with real weights; offloaded or split ones are fetched once, not at each call."""
+        ids = torch.cat([self.targets.right.flatten(), self.targets.wrong.flatten()])
+        return readout_parts(self.model.module, self.model.anatomy.readout, ids if self.needs == "answers" else None)
+
     def logits(self, stream: Tensor, ids: Int[Tensor, "row answer"]) -> tuple[Tensor | None, Tensor]:
         """Return logits of the vocabulary, if the metric or the model needs them all, and those of the given tokens."""
         module, readout = self.model.module, self.model.anatomy.readout
         if not readout.direct:
-            logits = logits_by_forward(module, self.model.anatomy, stream)
+            logits = logits_by_forward(module, self.model.anatomy, stream).to(ids.device)
             return logits, logits.gather(1, ids)
-        final = final_stream(module, readout, stream)
+        final = final_stream(self._parts, readout, stream)
         if self.needs == "answers":
-            return None, logits_of(module, readout, final, ids)
-        logits = logits_of(module, readout, final)
+            return None, logits_of(self._parts, readout, final, ids).to(ids.device)
+        logits = logits_of(self._parts, readout, final).to(ids.device)
         return logits, logits.gather(1, ids)
 
 

@@ -51,7 +51,7 @@ class Relay:
     def to_the_end(self, extents: Extents) -> Float[Tensor, "row read d_model"]:
         """Return the final stream at the positions read."""
         hidden, _ = self._run(self.bench.anatomy.layers, {})
-        tokens, device = self._tokens, hidden.device
+        tokens, device = self._tokens, self._device
         pairs = torch.tensor([cell.pair for cell in self.cells], device=device)
         reads = torch.tensor(extents.reads, device=device)[pairs]
         out = self.base.stream[-1][pairs[:, None], reads]
@@ -102,7 +102,7 @@ class Relay:
         stream = tokens.sends[new] & torch.isin(tokens.rows[new], self._rows_of(STREAM))
         if bool(stream.any()):
             entering[stream] = self.source.stream[layer][where[0][stream], where[1][stream]]
-        return torch.cat([hidden, entering])
+        return torch.cat([hidden.to(entering.device), entering])
 
     def _writes(self, layer: int) -> list[tuple[Point, Visit]]:
         """Return the hooks that hold heads (and MLPs) at the base run and write the senders of this block."""
@@ -133,11 +133,17 @@ class Relay:
             values[index, columns] = self.source.seen[kind][layer][where[0][index], where[1][index], columns]
         if all(unit is None for unit in units):
             return [(point, flat_visit(partial(_write, own[:, None], slice(None), values)))]
-        columns = [torch.arange(values.shape[1], device=own.device)[point.columns(unit)] for unit in units]
+        columns = [torch.arange(values.shape[1], device=values.device)[point.columns(unit)] for unit in units]
         chosen = torch.stack(columns)
         if kind in self.held:
             return [(point, flat_visit(partial(_write, own[:, None], slice(None), values)))]
         return [(point, flat_visit(partial(_write, own[:, None], chosen, values.gather(1, chosen))))]
+
+    @cached_property
+    def _device(self) -> torch.device:
+        """Where indices are: with the streams; if those are apart, on the processor, where any device finds them."""
+        devices = {stream.device for stream in self.base.stream}
+        return devices.pop() if len(devices) == 1 else torch.device("cpu")
 
     @cached_property
     def _pieces(self) -> list[tuple[int, int, int, list[int]]]:
@@ -161,21 +167,20 @@ class Relay:
             for row in rows
             for position in range(start, start + span)
         ]
-        rows, pairs, positions, entry, sends = torch.tensor(found, device=self.base.stream[0].device).unbind(1)
+        rows, pairs, positions, entry, sends = torch.tensor(found, device=self._device).unbind(1)
         return Tokens(rows, pairs, positions, entry, sends.bool())
 
     def _rows_of(self, kinds: Collection[str]) -> Int[Tensor, " row"]:
         found = [row for row, cell in enumerate(self.cells) if cell.parts[0].kind in kinds]
-        return torch.tensor(found, dtype=torch.long, device=self.base.stream[0].device)
+        return torch.tensor(found, dtype=torch.long, device=self._device)
 
     def _active(self, layer: int) -> int:
         """Return the number of tokens that have entered up to a block; they stand in front."""
         return int((self._tokens.entry <= layer).sum())
 
     def _segments(self, layer: int) -> list[Segment]:
-        device = self.base.stream[0].device
         return [
-            Segment(start, span, torch.tensor([self.cells[row].pair for row in rows], device=device))
+            Segment(start, span, torch.tensor([self.cells[row].pair for row in rows], device=self._device))
             for entry, start, span, rows in self._pieces
             if entry <= layer
         ]
@@ -188,5 +193,5 @@ def _keep(into: dict[str, Tensor], kind: str, flat: Float[Tensor, "token width"]
 def _write(rows: Tensor, columns: Tensor | slice, values: Tensor, flat: Float[Tensor, "token width"]) -> Tensor:
     flat = flat.clone()
     where = (rows[:, 0], columns) if isinstance(columns, slice) else (rows, columns)
-    flat[where] = values.to(flat.dtype)
+    flat[where] = values.to(flat)
     return flat

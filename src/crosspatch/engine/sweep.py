@@ -88,6 +88,7 @@ class Sweep:
     packs: int = 0
     halvings: int = 0
     cuts: Cuts = field(init=False)
+    first: int | None = None  # the block that processes which run packs of their own begin at, in step
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -128,7 +129,7 @@ class Sweep:
         return Lane(prompts, overlay=overlay)
 
     def _overlay(self, numbers: Sequence[int]) -> Overlay | None:
-        like = next(self.model.module.parameters())
+        like = torch.empty(0, dtype=next(self.model.module.parameters()).dtype, device=self.model.device)
         return self.corrupter.overlay([(n, self.pairs[n]) for n in numbers], like) if self.corrupter else None
 
     def packs_in(self, chunk: int) -> list[list[Cell]]:
@@ -196,15 +197,18 @@ class Sweep:
         return longest * bytes_per_prompt_token(self.model, (*self.kinds, *self.base_kinds), longest)
 
     def _chunks(self) -> list[list[int]]:
-        budget = memory_budget(self.options.memory, self.model.device)
         apart = self.model.anatomy.by_length
-        return chunk_pairs(self.extents.lengths, self.bytes_per_pair(), budget, by_length=apart)
+        return chunk_pairs(self.extents.lengths, self.bytes_per_pair(), self._budget(), by_length=apart)
+
+    def _budget(self) -> int:
+        """Return the bytes for chunks and packs: processes that cut them otherwise would wait for each other."""
+        return self.model.agreed(memory_budget(self.options.memory, self.model.device))
 
     def _pack_tokens(self) -> int:
         """Return the most tokens of one pack: what the other half of the budget holds, and no more than helps."""
         if self.options.tokens is not None:
             return self.options.tokens
-        room = memory_budget(self.options.memory, self.model.device) // 2 // bytes_per_token(self.model)
+        room = self._budget() // 2 // bytes_per_token(self.model)
         return max(1, min(room, TOKENS_AT_ONCE.get(self.model.device.type, TOKENS_AT_ONCE["cpu"])))
 
     def _threads(self) -> int:
@@ -289,7 +293,12 @@ class Sweep:
 
     def walk(self, pack: Sequence[Cell], this: Pass) -> Iterator[tuple[Sequence[int], Tensor]]:
         """Yield indices into `pack` and their final streams `[row, read, d_model]`."""
-        return Walk(this.bench, this.base, this.written, this.local.extents, pack).run()
+        return Walk(this.bench, this.base, this.written, this.local.extents, pack, self.first).run()
+
+    @property
+    def steps(self) -> bool:
+        """Whether packs can be run in step with other processes' packs."""
+        return True
 
     def how(self) -> str:
         """Say what sets this kind of sweep apart from others of the same sites and pairs."""

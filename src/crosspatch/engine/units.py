@@ -1,7 +1,7 @@
 """A sweep as a job of fixed units: the two runs of a chunk of pairs, and packs of patches, in any order."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,6 +57,17 @@ class Unit(NamedTuple):
 Scored = tuple[Cell, list[float]]
 
 
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads of the processor while the block lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass
 class SweepJob:
     """The units of a sweep, and this process's part in running them. Of the chunks one is open at a time."""
@@ -91,14 +102,26 @@ class SweepJob:
         """
         chunk, number, *_ = self.sweep.units[unit]
         pack = None if number is None else self.sweep.packs_in(chunk)[number]
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.sweep.cuts.threads)
-        try:
+        with threads(self.sweep.cuts.threads):
             parts = [self._part(pack, numbers, chunk) for numbers in self._passes(chunk)]
-        finally:
-            torch.set_num_threads(before)
         self.packs += pack is not None
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def run_in_step(self, unit: int | None, units: Sequence[int]) -> Columns:
+        """Run one of several packs of a chunk that other processes run at the same time; None runs idle blocks alone.
+
+        Each block from the first that any of them enters is called exactly once.
+        """
+        chunk, sweep = self.sweep.units[units[0]].chunk, self.sweep
+        packs = {each: sweep.packs_in(chunk)[sweep.units[each].pack or 0] for each in units}
+        sweep.first = min(cell.layer for pack in packs.values() for cell in pack)
+        try:
+            with threads(sweep.cuts.threads):
+                (numbers,) = self._passes(chunk)
+                return self._part(packs[unit] if unit is not None else [], numbers, chunk)
+        finally:
+            sweep.first = None
+            self.packs += unit is not None
 
     def close(self) -> None:
         """Take the open chunk down."""
@@ -153,7 +176,7 @@ class SweepJob:
 
     def _run_pack(self, pack: Sequence[Cell], this: Pass) -> list[Scored]:
         """Walk one pack; halves it when memory is short."""
-        if not pack:
+        if not pack and self.sweep.first is None:
             return []
         found: list[Scored] = []
         with Attempt() as attempt, self.sweep.timed("patches"):
@@ -164,7 +187,7 @@ class SweepJob:
 
     def _walk(self, pack: Sequence[Cell], this: Pass) -> Iterator[Scored]:
         for indices, stream in self.sweep.walk(pack, this):
-            pairs = torch.tensor([pack[i].pair for i in indices], device=stream.device)
+            pairs = torch.tensor([pack[i].pair for i in indices], device=self.sweep.model.device)
             effects: Float[Tensor, "metric row"] = this.scorer(stream, pairs) - this.before[:, pairs]
             for index, effect in zip(indices, effects.T.tolist(), strict=True):
                 cell = pack[index]
@@ -174,6 +197,11 @@ class SweepJob:
                 yield cell, effect
 
     def _halves(self, items: Sequence, smallest: str) -> list[list]:
+        if self.sweep.model.together:
+            raise MemoryShortage(
+                "out of memory on one of the processes that hold the model together: they cannot make their packs "
+                "smaller one by one. Set a smaller budget for all, options=Options(memory=…) or Options(tokens=…)."
+            )
         if len(items) <= 1:
             raise MemoryShortage(
                 f"out of memory even for {smallest}: use shorter prompts, a smaller dtype (bfloat16), or a device with "

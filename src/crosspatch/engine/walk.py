@@ -51,25 +51,32 @@ class Entry:
 
 @dataclass(frozen=True)
 class Walk:
-    """One pass for a pack of cells, between a base run and the source of what is written, on the same bench."""
+    """One pass for a pack of cells, between a base run and the source of what is written, on the same bench.
+
+    With `first`, each block from that one on is called exactly once, on an idle token where no row runs: processes that
+    gather each block's weights together (FSDP) can so run packs of their own, in step, or none. They must share the
+    bench's prompts and both runs, and agree on `first`: no later than the block where any of their rows enters.
+    """
 
     bench: Bench
     base: Run
     source: Run
     extents: Extents
     cells: Sequence[Cell]
+    first: int | None = None
 
     def run(self) -> Iterator[tuple[Sequence[int], Float[Tensor, "row read d_model"]]]:
         """Yield indices into `cells` and their final stream at the positions read, group by group."""
         last = self.bench.anatomy.layers
         entering = self._entering()
         rows: dict[Shape, Rows] = defaultdict(Rows)
-        for layer in range(min(entering), last + 1):
+        for layer in range(min(entering) if self.first is None else self.first, last + 1):
             entries = entering.get(layer, [])
             for entry in entries:
                 if entry.stream:
                     pairs = self._pairs(entry.cells)
-                    hidden = self.base.stream[layer][pairs, entry.start : entry.length]
+                    stream = self.base.stream[layer]
+                    hidden = stream[pairs.to(stream.device), entry.start : entry.length]
                     rows[entry.start, entry.length].join(entry.cells, pairs, hidden)
             self._write_stream(layer, rows)
             if layer < last:
@@ -121,27 +128,36 @@ class Walk:
         """Run one block on all running rows and on the rows that are patched inside it."""
         running = [(shape, group) for shape, group in sorted(rows.items()) if group.hidden is not None]
         if not running and not entries:
+            if self.first is not None:
+                self._idle(layer)
             return
-        parts, segments = [], []
+        parts, segments, stream, after = [], [], self.base.stream[layer], self.base.stream[layer + 1]
         for (start, length), group in running:
             segments.append(Segment(start, length - start, torch.cat(group.pairs)))
             parts.append(group.hidden.flatten(0, 1))  # pyright: ignore[reportOptionalMemberAccess]
         for entry in entries:
             pairs = self._pairs(entry.cells)
             segments.append(Segment(entry.start, entry.span, pairs))
-            parts.append(self.base.stream[layer][pairs, entry.start : entry.start + entry.span].flatten(0, 1))
+            parts.append(stream[pairs.to(stream.device), entry.start : entry.start + entry.span].flatten(0, 1))
         cells = [group.cells for _, group in running] + [entry.cells for entry in entries]
         split = self._call(layer, torch.cat(parts), segments, cells)
         for (_, group), part in zip(running, split, strict=False):
             group.hidden = part
         for entry, part, segment in zip(entries, split[len(running) :], segments[len(running) :], strict=True):
-            tail = self.base.stream[layer + 1][segment.pairs, entry.start + entry.span : entry.length]
+            tail = after[segment.pairs.to(after.device), entry.start + entry.span : entry.length]
             rows[entry.start, entry.length].join(entry.cells, segment.pairs, torch.cat([part, tail], dim=1))
+
+    def _idle(self, layer: int) -> None:
+        """Call a block on a token of the first pair (its whole row, where rows are padded) for the call alone."""
+        stream, span = self.base.stream[layer], 1 if self.bench.anatomy.packed else self.extents.lengths[0]
+        pairs = torch.zeros(1, dtype=torch.long, device=stream.device)
+        self._call(layer, stream[0, :span], [Segment(0, span, pairs)], [[]])
 
     def _call(
         self, layer: int, hidden: Tensor, segments: Sequence[Segment], cells: Sequence[Sequence[int]]
     ) -> list[Float[Tensor, "row pos d_model"]]:
         """Call a block on packed segments, with the writes of their cells; return its output segment by segment."""
+        hidden = hidden.to(self.base.stream[layer + 1].device)  # where the block is, with layers on several devices
         firsts = torch.tensor([0] + [segment.tokens for segment in segments]).cumsum(0).tolist()
         stretches = [Stretch(c, s.start, s.span, f) for c, s, f in zip(cells, segments, firsts, strict=False)]
         writing = Writing(self.bench, self.source, layer, hidden, self._acting.get(layer, Acting()), self.cells)
@@ -158,4 +174,5 @@ class Walk:
         pairs = torch.cat(group.pairs)
         reads = torch.tensor(self.extents.reads, device=pairs.device)[pairs] - shape[0]
         rows = torch.arange(len(pairs), device=pairs.device)[:, None]
-        return group.hidden[rows, reads]  # pyright: ignore[reportOptionalSubscript]
+        hidden: Tensor = group.hidden  # pyright: ignore[reportAssignmentType]
+        return hidden[rows.to(hidden.device), reads.to(hidden.device)].to(pairs.device)

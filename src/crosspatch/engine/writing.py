@@ -138,7 +138,8 @@ class Writing:
         """Return what the source has at the spots."""
         source, layer = self.source, self.layer
         if write.kind == "resid.mid":
-            mid = source.stream[layer] + source.seen["attn.out"][layer]
+            added = source.seen["attn.out"][layer]
+            mid = source.stream[layer].to(added.device) + added
             return mid[spots.taken, spots.positions] - self.hidden[spots.tokens]
         return source.seen[write.kind][layer][spots.taken[:, None], spots.positions[:, None], columns]
 

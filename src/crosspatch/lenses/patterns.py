@@ -43,9 +43,11 @@ def read_patterns(model: Model, sequences: Sequence[Sequence[int]]) -> Iterator[
         with workbench(model, prompts) as bench:
             run = run_lanes(bench, [Lane(prompts, ("attn.pattern",))])[0]
             allowed = {layer: allowed_keys(bench, layer) for layer in run.patterns}
+        at = model.device  # with layers on several devices, each has its own
         with torch.inference_mode(False), torch.no_grad():
-            patterns = {layer: at_least_single(pattern).clone() for layer, pattern in run.patterns.items()}
-            values = {layer: at_least_single(run.values[layer]).clone() for layer in run.patterns}
+            patterns = {layer: at_least_single(pattern).to(at, copy=True) for layer, pattern in run.patterns.items()}
+            every = {layer: model.anatomy.all_heads(run.values[layer], 1) for layer in run.patterns}
+            values = {layer: at_least_single(value).to(at, copy=True) for layer, value in every.items()}
             seen = {layer: mask.clone() for layer, mask in allowed.items()}
         yield Batch(tuple(batch), prompts.lengths, patterns, values, seen)
 

@@ -19,6 +19,7 @@ from crosspatch.lenses.patterns import read_patterns
 from crosspatch.models.blocks import at_least_single, block_list
 from crosspatch.models.hooks import first_tensor
 from crosspatch.models.model import Model
+from crosspatch.models.weights import device_of, plain
 from crosspatch.sites import Site, parse
 from crosspatch.tasks import Task, token_strings
 
@@ -220,12 +221,13 @@ def _sizes(model: Model, head: Site, values: Float[Tensor, "example kv key d_hea
     """Return the length of what a head writes when it attends to one key alone: its value through the projection."""
     anatomy, unit = model.anatomy, head.unit or 0
     point = anatomy.points["attn.head"]
-    projection = block_list(model.module, anatomy)[head.layer or 0].get_submodule(point.path)
+    projection = plain(block_list(model.module, anatomy)[head.layer or 0].get_submodule(point.path))
     own = values[:, unit // (anatomy.heads // values.shape[1])]
     dtype = next(model.module.parameters()).dtype
     width = max(point.starts) + point.width
     rows = torch.zeros(*own.shape[:2], width, dtype=dtype, device=own.device)
     rows[..., point.columns(unit)] = own.to(dtype)
+    rows = rows.to(device_of(projection))
     with torch.inference_mode():
         written = first_tensor(projection(rows)) - first_tensor(projection(torch.zeros_like(rows[:1, :1])))
-        return at_least_single(written).norm(dim=-1)
+        return at_least_single(written).norm(dim=-1).to(values.device)

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosspatch.models.anatomy import Anatomy
+    from crosspatch.models.layout import Layout
     from crosspatch.models.model import Check, Model
     from crosspatch.models.open import open_model
 
-_HOME = {"Anatomy": "anatomy", "Check": "model", "Model": "model", "open_model": "open"}
-__all__ = ["Anatomy", "Check", "Model", "open_model"]
+_HOME = {"Anatomy": "anatomy", "Check": "model", "Layout": "layout", "Model": "model", "open_model": "open"}
+__all__ = ["Anatomy", "Check", "Layout", "Model", "open_model"]
 
 
 def __getattr__(name: str) -> Any:

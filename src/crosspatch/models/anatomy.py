@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from crosspatch.core.errors import BadInput, UnknownName
+from crosspatch.models.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -12,12 +15,14 @@ class Point:
     """Where an activation can be read and written: one side of a module inside a block.
 
     `starts[u]` is the first column of unit `u` and `width` its number of columns; without starts there are no units.
+    With a `shard`, each rank holds a part of the columns there; they are joined before anyone sees them.
     """
 
     path: str
     side: Literal["input", "output"]
     starts: Sequence[int] = ()
     width: int = 0
+    shard: Shard | None = None
 
     def columns(self, unit: int | None) -> slice | list[int]:
         """Return the columns of a unit, or those of all units for `None` (a fused projection holds other kinds too)."""
@@ -53,6 +58,7 @@ class Anatomy:
     the reason. `packed`: tokens of many prompts may share one call of a block. `causal`: a token never changes what
     comes before it. `sequential`: the MLP reads what attention wrote. `tuples`: a block returns a tuple. `by_length`:
     what blocks are handed depends on how long the prompt is, so only prompts of one length may be run together.
+    `heads_shard`: attention on each rank knows a part of the heads only.
     """
 
     family: str
@@ -74,6 +80,11 @@ class Anatomy:
     points: Mapping[str, Point]
     refused: Mapping[str, str]
     by_length: bool = False
+    heads_shard: Shard | None = None
+
+    def all_heads(self, own: Tensor, axis: int) -> Tensor:
+        """Return the heads of all ranks along an axis; all ranks must ask together."""
+        return own if self.heads_shard is None else self.heads_shard.whole(own, axis)
 
     def units(self) -> dict[str, int]:
         """Return the number of units of each kind that has units in this model."""

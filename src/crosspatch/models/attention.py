@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.blocks import block_list
+from crosspatch.models.shards import Shard
 
 NAME = "crosspatch"
 
@@ -53,7 +54,8 @@ class Job:
 
     `see_keys` and `see_pattern` are shown each segment's; `edit_mask(segment, mask, (rows, heads))` gives another mask,
     `edit_heads(segment, out, values)` writes into what the heads give `[row, query, head, d_head]`. `skip`: attention
-    gives zeros, since what the heads give is overwritten anyway.
+    gives zeros, since what the heads give is overwritten anyway. `shard`: the model's attention has a part of the heads
+    on each rank, while all of the above speak of all heads.
     """
 
     segments: Sequence[Segment] = ()
@@ -67,6 +69,7 @@ class Job:
     original: str = "sdpa"
     watched: Mapping[int, Watch] = field(default_factory=dict)
     calls: int = 0
+    shard: Shard | None = None
 
 
 _job: ContextVar[Job | None] = ContextVar("crosspatch_attention_job", default=None)
@@ -91,6 +94,7 @@ def rerouted(module: nn.Module, anatomy: Anatomy, job: Job) -> Iterator[None]:
     outer = _job.get()
     job.original = next((name for name in before.values() if name != NAME), outer.original if outer else job.original)
     job.watched = _both(outer.watched, job.watched) if outer else job.watched
+    job.shard = anatomy.heads_shard
     token = _job.set(job)
     try:
         for config in configs.values():
@@ -141,10 +145,45 @@ def _dispatch(
     if job is None:
         raise RuntimeError("crosspatch attention was called outside its context")
     if job.segments:
-        return _attend_packed(job, module, (query, key, value), attention_mask, kwargs), None
+        local = job if job.shard is None else _on_own_heads(job, job.shard)
+        out = _attend_packed(local, module, (query, key, value), attention_mask, kwargs)
+        job.calls = local.calls
+        return out, None
     if id(module) in job.watched:
         return _attend_watched(job, module, (query, key, value), attention_mask, kwargs)
     return _attend(job, module, (query, key, value), attention_mask, kwargs)
+
+
+def _on_own_heads(job: Job, shard: Shard) -> Job:
+    """Return the job as it is for one rank's heads: what it sees is joined over ranks, what it gives is cut."""
+
+    def see_keys(segment: int, key: Tensor, value: Tensor) -> None:
+        if job.see_keys is not None:
+            job.see_keys(segment, key, value)  # each rank keeps its own
+            local.keys, local.values = job.keys, job.values
+
+    def see_pattern(segment: int, pattern: Tensor) -> None:
+        if job.see_pattern is not None:
+            job.see_pattern(segment, shard.whole(pattern, 1))
+
+    def edit_mask(segment: int, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+        edited = mask if job.edit_mask is None else job.edit_mask(segment, mask, (shape[0], shape[1] * shard.size))
+        return edited if edited.shape[1] == 1 else shard.own(edited, 1)
+
+    def edit_heads(segment: int, out: Tensor, values: Tensor) -> None:
+        if job.edit_heads is not None:
+            every = shard.whole(out, 2)
+            job.edit_heads(segment, every, shard.whole(values, 1))
+            out.copy_(shard.own(every, 2))
+
+    local = replace(
+        job,
+        see_keys=see_keys,
+        see_pattern=job.see_pattern and see_pattern,
+        edit_mask=job.edit_mask and edit_mask,
+        edit_heads=job.edit_heads and edit_heads,
+    )
+    return local
 
 
 def _attend(
@@ -226,7 +265,8 @@ def _attend_watched(
         mask = torch.full((query.shape[2], length), torch.finfo(query.dtype).min, device=query.device).triu(
             1 + length - query.shape[2]
         )
-    changed = job.watched[id(module)](_pattern(job, module, qkv, mask, kwargs))
+    watch = job.watched[id(module)] if job.shard is None else job.shard.over(job.watched[id(module)], 1)
+    changed = watch(_pattern(job, module, qkv, mask, kwargs))
     if changed is None:
         return _attend(job, module, qkv, mask, kwargs)
     groups = changed.shape[1] // value.shape[1]

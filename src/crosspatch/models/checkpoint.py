@@ -15,6 +15,7 @@ from urllib.request import getproxies
 import torch
 
 from crosspatch.core.errors import BadInput, CorruptFile, CrosspatchError, MissingExtra, UnknownName
+from crosspatch.models.layout import Layout
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +94,29 @@ def is_offline() -> bool:
     return False
 
 
-def read_module(place: Place, *, dtype: torch.dtype | str) -> torch.nn.Module:
-    """Load a causal language model from safetensors, in eval mode.
+def read_module(place: Place, *, dtype: torch.dtype | str, layout: Layout | None = None) -> torch.nn.Module:
+    """Load a causal language model from safetensors, in eval mode, laid out over devices or processes if asked.
 
     Raises UnknownName, BadInput, CorruptFile or MissingExtra, with the library's own error as its cause.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         with quiet():
+            laid_out: dict[str, Any] = {}
+            if layout is not None:
+                config = AutoConfig.from_pretrained(place.where, **place.arguments()) if layout.processes > 1 else None
+                laid_out = layout.arguments(config, dtype)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                place.where, use_safetensors=True, dtype=dtype, output_loading_info=True, **place.arguments()
+                place.where,
+                use_safetensors=True,
+                dtype=dtype,
+                output_loading_info=True,
+                **place.arguments(),
+                **laid_out,
             )
+    except CrosspatchError:
+        raise
     except Exception as error:
         raise explain(error, place) from error
     module, report = loaded

@@ -150,12 +150,14 @@ def _setting(config: object, *names: str) -> int:
 
 
 def _input_width(linear: nn.Module) -> int:
-    # transformers' Conv1D stores [in, out]; torch's Linear stores [out, in].
-    return _width(linear, 0 if type(linear).__name__ == "Conv1D" else -1)
+    # transformers' Conv1D stores [in, out]; torch's Linear stores [out, in], and a quantised one something packed.
+    own = getattr(linear, "in_features", None)
+    return own if isinstance(own, int) else _width(linear, 0 if type(linear).__name__ == "Conv1D" else -1)
 
 
 def _output_width(linear: nn.Module) -> int:
-    return _width(linear, -1 if type(linear).__name__ == "Conv1D" else 0)
+    own = getattr(linear, "out_features", None)
+    return own if isinstance(own, int) else _width(linear, -1 if type(linear).__name__ == "Conv1D" else 0)
 
 
 def _width(linear: nn.Module, axis: int) -> int:

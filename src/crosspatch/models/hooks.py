@@ -41,7 +41,8 @@ def with_first_tensor(output: Any, value: Tensor) -> Any:
 
 
 def attach(parent: nn.Module, point: Point, visit: Visit) -> RemovableHandle:
-    """Register one hook that shows the point's tensor to `visit`."""
+    """Register one hook that shows the point's tensor to `visit`: the whole of it, where ranks hold parts."""
+    visit = visit if point.shard is None else point.shard.over(visit, -1)
     module = parent.get_submodule(point.path)
     if point.side == "input":
         return module.register_forward_pre_hook(partial(_before, visit), with_kwargs=True)
@@ -71,6 +72,16 @@ def visiting(visits: Sequence[tuple[nn.Module, Point, Visit]]) -> Iterator[None]
 
 
 def has_foreign_hooks(module: nn.Module) -> tuple[str, ...]:
-    """Return the paths of modules on which somebody else keeps forward hooks."""
+    """Return the paths of modules on which somebody else keeps forward hooks; those of FSDP change no activation."""
     kinds = ("_forward_hooks", "_forward_pre_hooks")
-    return tuple(name for name, m in module.named_modules() if any(getattr(m, kind) for kind in kinds))
+    return tuple(
+        name
+        for name, m in module.named_modules()
+        if any(not _is_fsdps(hook) for kind in kinds for hook in getattr(m, kind).values())
+    )
+
+
+def _is_fsdps(hook: object) -> bool:
+    owner = getattr(hook, "__self__", None)
+    home = getattr(hook, "__module__", None) if owner is None else type(owner).__module__
+    return str(home).startswith("torch.distributed.fsdp")

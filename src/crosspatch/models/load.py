@@ -14,7 +14,9 @@ from crosspatch.core.files import Say
 from crosspatch.models.checkpoint import Place, check_model_folder, has_tokenizer, read_module, read_tokenizer
 from crosspatch.models.fingerprint import fingerprint
 from crosspatch.models.gguf import gguf_folder
+from crosspatch.models.guard import refuse_unknown, unwrapped
 from crosspatch.models.known import KNOWN, known_folder
+from crosspatch.models.layout import Layout
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _OFFER = "A model is a known name, a hub id such as 'org/name', a folder, a .gguf file, or a torch module."
@@ -35,7 +37,7 @@ def load(
     *,
     tokenizer: Any = None,
     dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
+    device: torch.device | str | Layout | None = None,
     revision: str | None = None,
     say: Say | None = None,
 ) -> Loaded:
@@ -43,17 +45,22 @@ def load(
 
     `what` is a known short name (`gemma-3-270m`), a hub id, a folder, a `.gguf` file, or a module, used as it is.
     `tokenizer` replaces the model's own: a tokenizer, a folder or a hub id. `dtype` is by default float32 on the CPU
-    and the checkpoint's own on CUDA; `device` is by default the CPU, and "auto" takes a GPU if there is one.
+    and the checkpoint's own on CUDA; `device` is by default the CPU, and "auto" takes a GPU if there is one. A layout
+    in its place spreads the model over devices or processes.
     `say` is told of work that takes long. Weights come from safetensors only; code of a checkpoint is never run.
     Raises UnknownName, BadInput, CorruptFile or MissingExtra.
     """
     if isinstance(what, torch.nn.Module):
         return _hold(what, tokenizer, {"dtype": dtype, "device": device, "revision": revision})
-    target = parse_device(device)
+    layout = device if isinstance(device, Layout) else None
+    target = layout.device() if layout else parse_device(device)  # pyright: ignore[reportArgumentType]
     kind = parse_dtype(dtype, target)
     name, place = _find(os.fspath(what), revision, say)
     try:
-        module = read_module(place, dtype=kind).to(target)
+        module = read_module(place, dtype=kind, layout=layout)
+        module = module if layout else module.to(target)
+        if layout is not None:
+            refuse_unknown(module)
     except UnknownName as error:
         raise UnknownName(f"{error} Known names: {', '.join(KNOWN)}. {_OFFER}") from error.__cause__
     config: Any = module.config
@@ -97,6 +104,8 @@ def _hold(module: torch.nn.Module, tokenizer: Any, given: dict[str, Any]) -> Loa
     used = [word for word, value in given.items() if value is not None]
     if used:
         raise BadInput(f"a module is used as it is: leave out {', '.join(used)}, or convert the module yourself first.")
+    module = unwrapped(module)
+    refuse_unknown(module)
     training = next((name for name, part in module.named_modules() if part.training), None)
     if training is not None:
         where = f"its part {training!r}" if training else "it"

@@ -4,10 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from crosspatch.core.errors import UnknownName
 from crosspatch.models.anatomy import Anatomy
+from crosspatch.models.layout import Layout
+from crosspatch.models.weights import device_of
 from crosspatch.sites import Extent, Site
 
 
@@ -24,7 +28,8 @@ class Check:
 class Model:
     """The user's module and tokenizer, the anatomy proved on it, and the checks that proved it.
 
-    `opened` is what another process can open it by (a name, a hub id, a path), None for a module given as such.
+    `opened` is what another process can open it by (a name, a hub id, a path), None for a module given as such;
+    `layout` how it was asked to be laid out.
     """
 
     module: nn.Module
@@ -34,6 +39,7 @@ class Model:
     anatomy: Anatomy
     checks: tuple[Check, ...] = ()
     opened: str | None = None
+    layout: Layout | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -42,8 +48,21 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Device of the token embedding, where prompts go in."""
-        return self.module.get_submodule(self.anatomy.embedding).weight.device  # pyright: ignore[reportReturnType]
+        """Device that embeds tokens, where prompts go in."""
+        return device_of(self.module.get_submodule(self.anatomy.embedding)) or torch.device("cpu")
+
+    @property
+    def together(self) -> bool:
+        """Whether several processes hold the model, so that all of them must do the same."""
+        return any(isinstance(parameter, DTensor) for parameter in self.module.parameters())
+
+    def agreed(self, number: int) -> int:
+        """Return the smallest of what the processes that hold the model together give; the number itself for one."""
+        if not self.together:
+            return number
+        smallest = torch.tensor(number, device=self.device)
+        dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        return int(smallest)
 
     @property
     def extent(self) -> Extent:

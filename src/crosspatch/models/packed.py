@@ -5,7 +5,7 @@ A model that cannot be run so (its attention is its own code) gets whole rows, p
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from crosspatch.models.anatomy import Anatomy, Point
 from crosspatch.models.attention import Job, Segment
 from crosspatch.models.blocks import Handed, record_blocks
 from crosspatch.models.hooks import Visit, first_tensor, visiting
+from crosspatch.models.weights import device_of
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ class Packed:
         job: Job,
     ) -> Float[Tensor, "token d_model"]:
         """Run block `layer`; attention of each segment sees `past` before its start."""
-        positions = positions_of(segments, hidden.device)
+        at = device_of(self.blocks[layer]) or hidden.device
+        hidden = hidden.to(at)
+        positions = positions_of(segments, at)
         chosen = _Chosen(positions)
         here, other = self.handed[layer], self.other[layer]
         args = chosen.of(here.args, other.args)
         kwargs = chosen.of(here.kwargs, other.kwargs)
-        job.segments = segments
+        job.segments = [s if s.pairs.device == at else replace(s, pairs=s.pairs.to(at)) for s in segments]
         job.keys, job.values = (past.keys, past.values) if past else (None, None)
         block, job.calls = self.blocks[layer], 0
         with visiting([(block, point, visit) for point, visit in visits]):
@@ -101,7 +104,7 @@ class _Chosen:
     def of(self, value: Any, other: Any) -> Any:
         if isinstance(value, Tensor):
             changing = [axis for axis, (a, b) in enumerate(zip(value.shape, other.shape, strict=True)) if a != b]
-            return value.index_select(changing[0], self.positions) if len(changing) == 1 else value
+            return value.index_select(changing[0], self.positions.to(value.device)) if len(changing) == 1 else value
         if isinstance(value, (tuple, list)):
             return type(value)(self.of(a, b) for a, b in zip(value, other, strict=True))
         if isinstance(value, dict):

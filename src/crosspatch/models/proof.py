@@ -11,11 +11,19 @@ from torch import Tensor, nn
 from crosspatch.core.errors import NotFinite, NotProved
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.attention import own_kernel
-from crosspatch.models.blocks import at_least_single, block_list, final_stream, logits_by_forward, logits_of
+from crosspatch.models.blocks import (
+    at_least_single,
+    block_list,
+    final_stream,
+    logits_by_forward,
+    logits_of,
+    readout_parts,
+)
 from crosspatch.models.hooks import visiting
 from crosspatch.models.model import Check, Model
 from crosspatch.models.runs import Lane, Prompts, run_lanes, workbench
 from crosspatch.models.trace import Trace, trace
+from crosspatch.models.weights import device_of, untracked
 
 LENGTH = 7  # tokens of a proving prompt: long enough that heads attend to different things
 # Largest relative error between two ways to compute one thing, by precision: sums in another order, no more. Models in
@@ -45,9 +53,8 @@ def prove(module: nn.Module, anatomy: Anatomy) -> tuple[Anatomy, tuple[Check, ..
     Raises:
         NotProved: not even the residual stream between blocks could be followed, or blocks do not run by themselves.
     """
-    device = module.get_submodule(anatomy.embedding).weight.device
-    ids = proving_ids(anatomy, device)  # pyright: ignore[reportArgumentType]
-    with torch.inference_mode():
+    ids = proving_ids(anatomy, device_of(module.get_submodule(anatomy.embedding)) or torch.device("cpu"))
+    with untracked(module):
         seen = first_trace(module, anatomy, ids)
         prover = Prover(module, replace(anatomy, tuples=seen.tuples), ids, seen)
         for step in (
@@ -163,7 +170,8 @@ class Prover:
         readout = replace(self.anatomy.readout, norms=tuple(names))
         rows, expected, path = last.flatten(0, 1), self.seen.logits.flatten(0, 1), " → ".join((*names, unembed))
         try:
-            found = logits_of(self.module, readout, final_stream(self.module, readout, rows))
+            parts = readout_parts(self.module, readout)
+            found = logits_of(parts, readout, final_stream(parts, readout, rows))
         except (RuntimeError, TypeError, ValueError, AttributeError):
             found = torch.full_like(expected, torch.nan)  # parts that do not fit together give no logits
         ok = found.shape == expected.shape and distance(found, expected) <= self.tolerance
@@ -244,7 +252,7 @@ class Prover:
         """Check a kind's columns; where a norm mixes the heads of a projection (OLMo 2), take them behind that norm."""
         point = self.anatomy.points[kind]
         parent, _, _ = point.path.rpartition(".")
-        behind = replace(point, path=f"{parent}.{kind[-1]}_norm")
+        behind = replace(point, path=f"{parent}.{kind[-1]}_norm", shard=None)
         count, wrong = len(point.starts), self._wrong_heads(kind)
         if wrong and _has(block_list(self.module, self.anatomy)[0], behind.path):
             self.anatomy = replace(self.anatomy, points={**self.anatomy.points, kind: behind})

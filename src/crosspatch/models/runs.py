@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from crosspatch.models.anatomy import Anatomy, Point
 from crosspatch.models.attention import Job, Segment, rerouted
 from crosspatch.models.blocks import block_list, embed, record_blocks
+from crosspatch.models.guard import refuse_compiled
 from crosspatch.models.hooks import Visit, visiting
 from crosspatch.models.model import Model
 from crosspatch.models.packed import BlockCaller, Packed, Padded, Past, flat_visit, positions_of
+from crosspatch.models.weights import untracked
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def workbench(model: Model, prompts: Prompts) -> Iterator[Bench]:
     module, anatomy, job = model.module, model.anatomy, Job()
     blocks = block_list(module, anatomy)
     lengths = torch.tensor(prompts.lengths, device=prompts.ids.device)
-    with torch.inference_mode():
+    refuse_compiled(module)
+    with untracked(module):
         if not anatomy.packed:
             yield Bench(model, prompts, Padded(module, anatomy, prompts.ids, lengths, blocks), job)
             return
@@ -204,7 +207,7 @@ class _Running:
     def spread(self, flat: Float[Tensor, "token width"]) -> Float[Tensor, "pair pos width"]:
         """Lay packed tokens out by pair and position; zero where nothing was run."""
         store = flat.new_zeros(*self.run.stream[0].shape[:2], flat.shape[-1])
-        store[self.pairs, self.positions] = flat
+        store[self.pairs.to(flat.device), self.positions.to(flat.device)] = flat
         return store
 
     def keep_keys(self, job: Job, layer: int, segment: Segment, kv: tuple[Tensor, Tensor]) -> None:
@@ -213,7 +216,7 @@ class _Running:
             if len(kept) == layer:
                 pairs, width = self.run.stream[0].shape[:2]
                 kept.append(new.new_zeros(pairs, new.shape[1], width, new.shape[-1]))
-            kept[layer][segment.pairs, :, segment.start : segment.start + segment.span] = new
+            kept[layer][segment.pairs.to(new.device), :, segment.start : segment.start + segment.span] = new
         job.keys, job.values = self.run.keys[layer], self.run.values[layer]
 
     def keep_pattern(self, layer: int, segment: Segment, pattern: Tensor) -> None:
@@ -221,7 +224,7 @@ class _Running:
             pairs, width = self.run.stream[0].shape[:2]
             self.run.patterns[layer] = pattern.new_zeros(pairs, pattern.shape[1], width, width)
         end = segment.start + segment.span
-        self.run.patterns[layer][segment.pairs, :, segment.start : end, :end] = pattern
+        self.run.patterns[layer][segment.pairs.to(pattern.device), :, segment.start : end, :end] = pattern
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,15 @@ def read_last_logits(module: Any, prompts: Sequence[Sequence[int]], read: Callab
     """
     import torch
 
+    from crosspatch.models.weights import device_of, untracked
+
     found: dict[int, Read] = {}
     extra = _arguments(module)
-    first = next(module.parameters(), None)
-    with torch.inference_mode(), _evaluating(module):
+    device = device_of(module)
+    with untracked(module), _evaluating(module):
         for indices in _batches(prompts):
             ids = torch.tensor([prompts[index] for index in indices])
-            output = module(ids if first is None else ids.to(first.device), **extra)
+            output = module(ids.to(device), **extra)
             logits = _logits_of(output)[:, -1].float()
             found |= {index: read(index, row) for index, row in zip(indices, logits, strict=True)}
     return [found[index] for index in range(len(prompts))]
