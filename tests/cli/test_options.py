@@ -12,10 +12,11 @@ MACHINE = {"--device", "--dtype"}
 TASK = {"--task", "--n", "--seed", "--set"}
 
 KEPT = {"--top", "--out", "--report", "--no-report", "--require-accuracy", "--dry-run"}
+LAYOUT = {"--layout"}
 NOISE = {"--corrupt", "--draws", "--sigma"}
 
 CREW = {"--executor", "--workers", "--threads", "--cluster"}
-SWEEP = {"--resume", "--memory", "--tokens"} | CREW
+SWEEP = {"--resume", "--memory", "--tokens", "--layout"} | CREW
 
 SURFACE = {
     "demo": {"--n", "--seed", "--out", "--open", "--no-open", "--device"} | TALK,
@@ -45,6 +46,7 @@ SURFACE = {
         "--dry-run",
     }
     | CREW
+    | LAYOUT
     | TASK
     | MACHINE
     | TALK,
@@ -52,7 +54,7 @@ SURFACE = {
     "lens": {"MODEL", "--heads", "--weighting", "--run", "--repeated", "--out"} | TASK | MACHINE | TALK,
     "sites": {"MODEL"} | MACHINE | TALK,
     "tasks": {"NAME", "--check", "--model", "--preview", "--no-preview", "--n", "--seed", "--set"} | MACHINE | TALK,
-    "doctor": {"MODEL"} | MACHINE | TALK,
+    "doctor": {"MODEL"} | LAYOUT | MACHINE | TALK,
     "bench": {"MODEL", "--sites"} | TASK | MACHINE | TALK,
     "runs": set(),
     "runs list": TALK,

@@ -122,6 +122,9 @@ REFUSED = {
     "resuming one folder of two metrics": (("--metric", "prob,kl", "--resume", "x"), "--resume alone"),
     "settings of a cluster that is none": (("--cluster", "slurm_partition=gpu"), "--executor slurm"),
     "a setting without a value": (("--executor", "slurm", "--cluster", "gpu"), "KEY=VALUE"),
+    "no such setting of a layout": (("--layout", "tensor=2"), "setting of --layout"),
+    "a layout without a value": (("--layout", "bits=many"), "KEY=VALUE"),
+    "tensor parallel without a launcher": (("--layout", "tp=2"), "torchrun"),
     "several workers inline": (("--executor", "inline", "--workers", 2), "this process alone"),
 }
 

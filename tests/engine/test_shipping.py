@@ -19,6 +19,7 @@ from crosspatch.engine import Ablation, Options, Paths, ablate, patch, patch_met
 from crosspatch.engine.shipping import open_job
 from crosspatch.executors import Crew
 from crosspatch.metrics import metric_from
+from crosspatch.models import Layout
 from crosspatch.models.open import open_model
 from crosspatch.tasks import corrupt
 from executors.killing import children_of, words_of
@@ -101,6 +102,20 @@ def test_a_module_that_was_given_as_such_is_saved_for_the_workers(tmp_path):
     assert model.module.config.architectures is None
     np.testing.assert_array_equal(there.raw, inline.raw)
     assert list((tmp_path / "j" / "model").glob("*.safetensors"))
+
+
+def test_workers_lay_the_model_out_as_it_was(folder, tmp_path):
+    """Blocks on disk in every process; the bits are those of the model in memory."""
+    parts = ("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head", "model.layers.0")
+    place = dict.fromkeys(parts, "cpu") | {"model.layers.1": "disk", "model.layers.2": "disk"}
+    spread = open_model(folder, layout=Layout(device_map=place, offload=tmp_path / "off"))
+    whole = patch(open_model(folder), TASK, sites="resid.pre", options=with_crew("inline", None))
+    there = patch(spread, TASK, sites="resid.pre", options=with_crew("local", 1, journal=tmp_path / "j"))
+    np.testing.assert_array_equal(there.raw, whole.raw)
+    told = json.loads((tmp_path / "j" / ABOUT).read_text())["plan"]["question"]["model"]["layout"]
+    assert told["device_map"]["model.layers.1"] == "disk"
+    memory = Layout(device_map="auto", max_memory={0: "1GiB", "cpu": 1 << 30}, bits=8)
+    assert Layout.from_json(json.loads(json.dumps(memory.to_json()))) == memory
 
 
 def test_what_cannot_be_told_is_refused(folder, tmp_path):

@@ -17,6 +17,7 @@ from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_modul
 import crosspatch as xp
 import zoo
 from crosspatch.core.errors import CrosspatchError
+from crosspatch.core.progress import SilentProgress
 from crosspatch.engine.doctor import examine
 from crosspatch.models.blocks import block_list
 
@@ -25,7 +26,7 @@ RANK = int(os.environ["RANK"])
 
 def tensor_parallel(folder):
     """Answer all questions on each family, split by `Layout(tp=2)`."""
-    return _answered(folder, xp.Layout(tp=2)) | _of_own_split(folder) | _refused(folder)
+    return _answered(folder, xp.Layout(tp=2)) | _of_own_split(folder) | _refused(folder) | _resumed(folder)
 
 
 def fsdp(folder):
@@ -73,6 +74,22 @@ def _wipe_local_head_1(_, args):
     value = args[0].clone()
     value[..., zoo.WIDTH : 2 * zoo.WIDTH] = 0
     return (value,)
+
+
+class _Stopping(SilentProgress):
+    """Presses Ctrl-C after the first pack."""
+
+    def advance(self, done):
+        raise KeyboardInterrupt
+
+
+def _resumed(folder):
+    """Interrupt a run with a journal on both ranks, and go on."""
+    model, asked = xp.open_model(folder / "llama", layout=xp.Layout(tp=2)), {"sites": "resid.pre@*"}
+    kept = {"tokens": 20, "journal": folder / "journal"}
+    part = xp.patch(model, questions.task(), **asked, options=xp.Options(**kept, progress=_Stopping()))
+    whole = xp.patch(model, questions.task(), **asked, options=xp.Options(**kept))
+    return {"interrupted": part.raw, "resumed": whole.raw}
 
 
 def _refused(folder):

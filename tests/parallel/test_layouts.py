@@ -1,6 +1,8 @@
 """One process: layers that are offloaded, weights in few bits or half precision, and modules that are compiled."""
 
+import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import accelerate
 import numpy as np
@@ -12,7 +14,9 @@ from torch import nn
 import crosspatch as xp
 import zoo
 from crosspatch.core.errors import BadInput, MissingExtra
+from crosspatch.models import guard
 from crosspatch.models import layout as layouts
+from crosspatch.models.weights import device_of
 from naive.patching import difference, patched, read, run
 
 PARTS = ("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head")
@@ -242,3 +246,39 @@ def test_wrappers_and_pieces_are_refused():
     accelerate.hooks.add_hook_to_module(module, whole)
     with pytest.raises(BadInput, match="offloaded as one piece"):
         xp.open_model(module)
+
+
+def test_wrapped_parts_are_refused():
+    """Names of parts would lead to the wrapper."""
+    module = zoo.fresh("llama")
+    module.model.layers[1] = nn.DataParallel(module.model.layers[1]).eval()
+    with pytest.raises(BadInput, match=r"model.layers.1 is wrapped in DataParallel"):
+        xp.open_model(module)
+
+
+def test_two_ways_of_splitting_are_refused(monkeypatch):
+    """Tensor parallelism and FSDP2 at once, and experts on other ranks, are not proved."""
+    module = zoo.fresh("llama")
+    monkeypatch.setattr(guard, "tensor_parallel", lambda _: True)
+    monkeypatch.setattr(guard, "is_fsdp", lambda _: True)
+    with pytest.raises(BadInput, match="use one of them"):
+        xp.open_model(module)
+    module.config.distributed_config = SimpleNamespace(ep_size=4)
+    with pytest.raises(BadInput, match="ep_size=4"):
+        xp.open_model(module)
+
+
+def test_processes_need_a_transformers_that_knows_them(monkeypatch):
+    """The error names the version."""
+    monkeypatch.setitem(sys.modules, "transformers.distributed.configuration_utils", None)
+    with pytest.raises(MissingExtra, match=r"transformers 5.19 or newer"):
+        xp.Layout(tp=2).arguments(None, torch.float32)
+
+
+def test_hooks_in_a_row_say_where_a_part_computes():
+    """Accelerate chains hooks; the one that moves inputs says where to. A part without weights has no place."""
+    part = nn.Linear(2, 2)
+    for hook in (accelerate.hooks.ModelHook(), accelerate.hooks.AlignDevicesHook(execution_device="meta")):
+        accelerate.hooks.add_hook_to_module(part, hook, append=True)
+    assert device_of(nn.Sequential(part)) == torch.device("meta")
+    assert device_of(nn.ReLU()) is None

@@ -95,6 +95,14 @@ def test_a_module_that_was_split_by_its_owner_is_recognised(alone, split):
     np.testing.assert_allclose(split[1]["own"], expected, atol=1e-5)
 
 
+def test_an_interrupted_run_goes_on_from_one_journal(split):
+    """Both ranks keep what is done in one folder, and agree on what is left."""
+    expected = xp.patch(zoo.opened("llama"), questions.task(), sites="resid.pre@*").raw
+    for found in split:
+        assert 0 < np.isnan(found["interrupted"]).sum() < expected.size
+        np.testing.assert_allclose(found["resumed"], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "error", "words"),
     [

@@ -71,6 +71,7 @@ def audit(
     cluster: given.Cluster = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    layout: given.LayoutOption = None,
     dry_run: given.DryRun = False,
     json: given.Json = False,
     quiet: given.Quiet = False,
@@ -90,7 +91,7 @@ def audit(
     from crosspatch.referee import AuditPlan
     from crosspatch.referee import audit as run_audit
 
-    opened = open_model(model, voice, device=device, dtype=dtype)
+    opened = open_model(model, voice, device=device, dtype=dtype, layout=layout)
     made = make_task(task, opened, voice, n=n, seed=seed, settings=settings or ())
     plan = AuditPlan(sites, corruptions=ways, metrics=asked, windows=widths, draws=draws, seed=seed)
     folder = out or default_folder(opened, made, plan)

@@ -27,6 +27,7 @@ def doctor(
     *,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    layout: given.LayoutOption = None,
     json: given.Json = False,
     quiet: given.Quiet = False,
 ) -> None:
@@ -49,7 +50,7 @@ def doctor(
     else:
         from crosspatch.engine.doctor import examine
 
-        opened = open_model(model, voice, device=device, dtype=dtype)
+        opened = open_model(model, voice, device=device, dtype=dtype, layout=layout)
         facts = {"model": opened.name, "model_hash": opened.fingerprint, "family": opened.anatomy.family}
         checks = [
             *examine(opened),

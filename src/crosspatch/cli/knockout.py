@@ -49,6 +49,7 @@ def knockout(
     cluster: given.Cluster = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    layout: given.LayoutOption = None,
     dry_run: given.DryRun = False,
     json: given.Json = False,
     quiet: given.Quiet = False,
@@ -62,7 +63,7 @@ def knockout(
     voice, chosen = Voice(json, quiet), read_numbers(heads, "--heads")
     room, crew = parse_size(memory), crew_of(executor, workers, cluster)
     metrics = check_words(task, settings or (), sites="attn.pattern", metric=metric)
-    opened = open_model(model, voice, device=device, dtype=dtype)
+    opened = open_model(model, voice, device=device, dtype=dtype, layout=layout)
     from crosspatch.engine import cuts
 
     made = make_task(task, opened, voice, n=n, seed=seed, settings=settings or ())

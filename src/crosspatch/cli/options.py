@@ -163,6 +163,15 @@ Dtype = Annotated[
     str | None,
     _option("--dtype", metavar="NAME", help="float32, bfloat16, …  [default: float32; on cuda the checkpoint's own]"),
 ]
+LayoutOption = Annotated[
+    list[str] | None,
+    _option(
+        "--layout",
+        metavar="KEY=VALUE",
+        help="How a model that does not fit is laid out: device_map=auto, offload=DIR, bits=8 or 4; under torchrun "
+        "tp=N or fsdp=N. May be repeated.",
+    ),
+]
 Out = Annotated[
     Path | None,
     _option("--out", metavar="DIR", help="Run folder.  [default: runs/TASK-MODEL-HASH]", show_default=False),

@@ -50,6 +50,7 @@ def patch(
     cluster: given.Cluster = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    layout: given.LayoutOption = None,
     dry_run: given.DryRun = False,
     json: given.Json = False,
     quiet: given.Quiet = False,
@@ -66,7 +67,7 @@ def patch(
     metrics = check_words(task, settings or (), sites=sites, metric=metric)
     check_noise(corrupt, draws=draws, sigma=sigma)
     _check_ablation(ablate, direction, corrupt, several=len(metrics) > 1)
-    opened = open_model(model, voice, device=device, dtype=dtype)
+    opened = open_model(model, voice, device=device, dtype=dtype, layout=layout)
     made = make_task(task, opened, voice, n=n, seed=seed, settings=settings or ())
     made = corrupted(made, corrupt, draws=draws, sigma=sigma, seed=seed)
     chosen = direction.value if direction else "noise" if ablate else "denoise"

@@ -52,6 +52,7 @@ def path(
     cluster: given.Cluster = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    layout: given.LayoutOption = None,
     dry_run: given.DryRun = False,
     json: given.Json = False,
     quiet: given.Quiet = False,
@@ -65,7 +66,7 @@ def path(
     voice, room, crew = Voice(json, quiet), parse_size(memory), crew_of(executor, workers, cluster)
     metrics = check_words(task, settings or (), sites=senders, metric=metric)
     _check(task, to, metrics)
-    opened = open_model(model, voice, device=device, dtype=dtype)
+    opened = open_model(model, voice, device=device, dtype=dtype, layout=layout)
     made = make_task(task, opened, voice, n=n, seed=seed, settings=settings or ())
     ask = Ask(senders, direction.value, metrics, to=to, through=through.value)
     question = pose(opened, made, ask)

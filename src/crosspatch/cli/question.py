@@ -14,6 +14,7 @@ from crosspatch.core.errors import BadInput, UnknownName
 if TYPE_CHECKING:
     from crosspatch.engine import Ablation, Effects, Options, Paths, Plan
     from crosspatch.engine.sweep import Sweep
+    from crosspatch.models import Layout
     from crosspatch.models.model import Model
     from crosspatch.sites import Address
     from crosspatch.tasks import Task
@@ -149,19 +150,44 @@ def read_numbers(text: str | None, option: str) -> tuple[int, ...]:
     return tuple(map(int, names))
 
 
-def open_model(name: str, voice: Voice, *, device: str | None = None, dtype: str | None = None) -> "Model":
-    """Open a model and say what it is. Raises what `crosspatch.open_model` raises."""
+def open_model(
+    name: str,
+    voice: Voice,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    layout: Sequence[str] | None = None,
+) -> "Model":
+    """Open a model and say what it is. Raises what `crosspatch.open_model` raises, and BadInput as `read_layout`."""
     began = time.perf_counter()
     voice.say(f"opening {name} …")
     from crosspatch.models import open_model as open_any
 
-    model = open_any(name, device=device, dtype=dtype, say=voice.say)
+    model = open_any(name, device=device, dtype=dtype, say=voice.say, **read_layout(layout))
     anatomy = model.anatomy
     voice.say(
         f"{model.name}: {anatomy.family}, {anatomy.layers} layers, {dtype_of(model)} on {model.device} "
         f"({time.perf_counter() - began:.1f} s)"
     )
     return model
+
+
+def read_layout(settings: Sequence[str] | None) -> "dict[str, Layout]":
+    """Read `key=value` texts of a layout; nothing from none. Raises BadInput or UnknownName for what is none."""
+    if not settings:
+        return {}
+    from crosspatch.models import Layout
+
+    known = {"device_map": str, "offload": str, "bits": int, "tp": int, "fsdp": int}
+    found: dict[str, str | int] = {}
+    for setting in settings:
+        key, _, value = (part.strip() for part in setting.partition("="))
+        if key not in known:
+            raise UnknownName.of("setting of --layout", key, known)
+        if not value or (known[key] is int and not value.isdecimal()):
+            raise BadInput(f"--layout {setting!r}: write KEY=VALUE, such as device_map=auto, fsdp=8 or bits=4.")
+        found[key] = known[key](value)
+    return {"layout": Layout(**found)}  # pyright: ignore[reportArgumentType]
 
 
 def dtype_of(model: "Model") -> str:

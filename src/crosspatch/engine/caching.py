@@ -138,9 +138,9 @@ def _chunks(
 ) -> Iterator[list[int]]:
     """Yield prompts that are run together: this rank's chunks of as many as the memory allows."""
     lengths = [len(prompt) for prompt in prompts]
-    budget = memory_budget(options.memory, model.device)
+    budget = model.agreed(memory_budget(options.memory, model.device))
     each = max(lengths) * bytes_per_prompt_token(model, needed_kinds([kind for kind, _ in kinds]), max(lengths))
-    rank, world = place_of(os.environ) or (0, 1)
+    rank, world = (None if model.together else place_of(os.environ)) or (0, 1)
     yield from chunk_pairs(lengths, each, budget, by_length=model.anatomy.by_length)[rank::world]
 
 

@@ -70,7 +70,8 @@ def _run(sweep: Sweep, journal: Journal | Notes, folder: Path) -> None:
         crew = Crew("inline") if isinstance(journal, Notes) else sweep.options.crew
         execute(job, journal, setup, crew=crew, progress=progress)
     except KeyboardInterrupt:
-        pass
+        if sweep.model.together:  # each process holds what all of them have finished
+            return
     finally:
         job.close()
         progress.close()
@@ -82,7 +83,8 @@ def _devices(sweep: Sweep) -> tuple[str, ...]:
     """Return the devices that local workers share out: all GPUs for a model on one, else none in particular."""
     import torch
 
-    if sweep.model.device.type != "cuda":
+    layout = sweep.model.layout
+    if sweep.model.device.type != "cuda" or (layout is not None and layout.places):
         return ()
     return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
 

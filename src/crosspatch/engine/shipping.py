@@ -16,6 +16,7 @@ from crosspatch.engine.units import SweepJob
 from crosspatch.metrics import METRICS, get_metric
 from crosspatch.models.checkpoint import save_module
 from crosspatch.models.hooks import has_foreign_hooks
+from crosspatch.models.layout import Layout
 from crosspatch.models.model import Model
 from crosspatch.models.open import open_model
 from crosspatch.sites import Address, Group, Site, group_from_json, group_to_json
@@ -37,6 +38,7 @@ class ModelData(_Data):
     what: str
     dtype: str | None
     attention: str | None
+    layout: dict[str, Any] | None = None
     fingerprint: str
 
 
@@ -126,6 +128,7 @@ def describe(sweep: Sweep, folder: Path, *, shipped: bool) -> dict[str, Any] | N
             what=what,
             dtype=str(next(model.module.parameters()).dtype).removeprefix("torch."),
             attention=getattr(config, "_attn_implementation", None),
+            layout=model.layout.to_json() if model.layout else None,
             fingerprint=model.fingerprint,
         ),
         pairs=tuple(map(_pair_data, sweep.pairs[:: sweep.corruption.draws])),
@@ -169,7 +172,8 @@ def open_job(folder: Path, device: str | None = None) -> SweepJob:
 
 
 def _opened(data: ModelData, device: str | None) -> Model:
-    model = open_model(data.what, dtype=data.dtype, device=device)
+    layout = Layout.from_json(data.layout) if data.layout else None
+    model = open_model(data.what, dtype=data.dtype, device=device, layout=layout)
     set_attention = getattr(model.module, "set_attn_implementation", None)
     now = getattr(getattr(model.module, "config", None), "_attn_implementation", None)
     if set_attention is not None and data.attention not in (None, now):

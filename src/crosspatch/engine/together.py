@@ -23,20 +23,28 @@ def run_together(job: SweepJob, journal: Journal | Notes, *, progress: Progress)
 
     A unit is committed by the rank that ran it, else by rank 0. Ranks may share the journal's folder or have their own.
     """
-    rank, sweep = dist.get_rank(), job.sweep
-    done: dict[int, Columns] = of_rank_0(sweep.model, dict(by_unit(journal.read())))
-    if done:
-        progress.advance(sum(job.rows(unit) for unit in done))
-    found = dict(done)
-    for units in _rounds(job, [unit for group in job.groups for unit in group if unit not in done]):
+    sweep = job.sweep
+    found: dict[int, Columns] = of_rank_0(sweep.model, dict(by_unit(journal.read())))
+    if found:
+        progress.advance(sum(job.rows(unit) for unit in found))
+    try:
+        _run_rounds(job, journal, found, progress)
+    finally:
+        sweep.take(_joined(found))
+
+
+def _run_rounds(job: SweepJob, journal: Journal | Notes, found: dict[int, Columns], progress: Progress) -> None:
+    """Run what is not found yet, and add it."""
+    rank = dist.get_rank()
+    for units in _rounds(job, [unit for group in job.groups for unit in group if unit not in found]):
         alone = len(units) == 1 or not _apart(job)
         mine = units[0] if alone else units[rank] if rank < len(units) else None
         rows = job.run(units[0]) if alone else job.run_in_step(mine, units)
         if mine is not None and (not alone or rank == 0):
             journal.append(mine, rows)
         found |= {units[0]: rows} if alone else _gathered(mine, rows)
-        progress.advance(sum(job.rows(unit) for unit in units))
-    sweep.take(_joined(found))
+        if rows_run := sum(job.rows(unit) for unit in units):
+            progress.advance(rows_run)
 
 
 def _apart(job: SweepJob) -> bool:

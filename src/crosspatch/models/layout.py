@@ -56,6 +56,23 @@ class Layout:
                 "device_map='auto' goes with bits."
             )
 
+    def to_json(self) -> dict[str, Any]:
+        """Write what another process alone can lay out likewise as plain data: all but the split over processes."""
+        place, memory = self.device_map, self.max_memory
+        return {
+            "device_map": {k: _plain(v) for k, v in place.items()} if isinstance(place, Mapping) else place,
+            "max_memory": None if memory is None else [[_plain(k), _plain(v)] for k, v in memory.items()],
+            "offload": None if self.offload is None else str(Path(self.offload).resolve()),
+            "bits": self.bits,
+            "attention": self.attention,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Layout":
+        """Read what `to_json` wrote. Raises KeyError, TypeError or BadInput for anything else."""
+        memory = entry["max_memory"]
+        return cls(**{**entry, "max_memory": None if memory is None else {key: size for key, size in memory}})
+
     @property
     def processes(self) -> int:
         """Number of processes that hold the model together."""
@@ -106,6 +123,10 @@ class Layout:
         if self.processes > 1:
             found["distributed_config"] = _distributed(self, config)
         return found
+
+
+def _plain(value: Any) -> int | str:
+    return value if isinstance(value, int) else str(value)
 
 
 def _first(layout: Layout) -> Any:
