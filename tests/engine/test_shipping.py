@@ -60,8 +60,8 @@ def test_every_executor_gives_the_same_bits(executor, workers, folder, tmp_path)
     assert there.provenance["settings"]["complete"] is True
     assert there.provenance["settings"]["executor"] == executor
     assert inline.provenance["settings"]["plan"]["chunks"] > 1
-    if workers == 2:
-        assert len(list((tmp_path / "j").glob("*.log"))) == 2
+    logs = len(list((tmp_path / "j").glob("*.log")))
+    assert logs == workers if executor != "local" else 1 <= logs <= workers + 1  # the driver helps until they are ready
 
 
 WAYS = {

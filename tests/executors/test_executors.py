@@ -71,6 +71,18 @@ def test_notes_hold_what_a_journal_would(tmp_path):
     assert Notes({}).read() == {}
 
 
+def test_the_driver_helps_until_its_workers_are_ready(tmp_path):
+    """Where it may, it runs the first units itself and leaves the rest; nothing is run twice."""
+    folder, job = tmp_path / "sleep-0.02", Toy(0.02)
+    folder.mkdir()
+    with Journal.open(folder, FINGERPRINT) as journal:
+        setup = Setup(OPENER, folder, helps=True)
+        execute(job, journal, setup, crew=Crew("local", 1), progress=SilentProgress())
+        check(journal.read())
+    assert 0 < len(job.ran) < UNITS
+    assert len(list(folder.glob("*.log"))) == 2
+
+
 def test_local_workers_share_out_devices(tmp_path):
     """Each worker opens the job on its own device."""
     folder = tmp_path / "sleep-0.02"

@@ -61,7 +61,8 @@ def _run_in(sweep: Sweep, task: Task, folder: Path) -> None:
 def _run(sweep: Sweep, journal: Journal | Notes, folder: Path) -> None:
     sweep.adopt(together.of_rank_0(sweep.model, journal.plan["cuts"]))
     job, progress = SweepJob(sweep), sweep.options.progress
-    setup = Setup(OPENER, folder, sweep.cuts.threads, _devices(sweep))
+    # On a GPU this process would need the memory of a second set of runs.
+    setup = Setup(OPENER, folder, sweep.cuts.threads, _devices(sweep), helps=sweep.model.device.type == "cpu")
     try:
         progress.start(sum(unit.rows for unit in sweep.units), "patches")
         if sweep.model.together:

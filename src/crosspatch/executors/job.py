@@ -45,13 +45,15 @@ class Setup:
     """How another process opens a job: `opener` names a function "module:function" of (folder, device).
 
     `threads` are the processor threads that a unit runs with. `devices` are handed to the workers in turn ("cuda:0",
-    "cuda:1"); with none, the job chooses.
+    "cuda:1"); with none, the job chooses. `helps`: the process that starts local workers runs units itself until the
+    first of them is ready.
     """
 
     opener: str
     folder: Path
     threads: int = 1
     devices: tuple[str, ...] = ()
+    helps: bool = False
 
     def open(self, device: str | None = None) -> Job:
         """Open the job in this process."""

@@ -14,9 +14,10 @@ from typing import Any
 from crosspatch.core.errors import WorkerLost
 from crosspatch.core.journal import Journal
 from crosspatch.core.progress import Progress
-from crosspatch.executors.job import Dealer, Job, Setup
+from crosspatch.executors.job import Dealer, Job, Setup, run_units
 
 IN_FLIGHT = 2  # units a worker has at once, so that it never waits for the next
+HERE = -1  # the driver among the workers
 OPENING = -1  # in the place of a unit: the job is being opened
 DEATHS_AT_MOST = 4  # of workers at one unit, or of one worker in a row while it opens the job
 LESS = "Most often memory has run out: use fewer --workers, less --memory or fewer --tokens. What was finished is kept."
@@ -39,7 +40,10 @@ def run_local(job: Job, journal: Journal, setup: Setup, *, workers: int, progres
         while dealer.left or any(worker.running for worker in bench):
             for worker in bench:
                 worker.feed(dealer)
-            finished, _ = wait([f for worker in bench for f in worker.running], return_when=FIRST_COMPLETED)
+            early = setup.helps and not any(worker.opened for worker in bench)
+            helped = early and _help(job, journal, dealer, progress)
+            futures = [future for worker in bench for future in worker.running]
+            finished, _ = wait(futures, timeout=0 if helped else None, return_when=FIRST_COMPLETED)
             for worker in list(bench):
                 for unit in worker.collect(finished):
                     progress.advance(job.rows(unit))
@@ -48,6 +52,14 @@ def run_local(job: Job, journal: Journal, setup: Setup, *, workers: int, progres
                         progress.advance(job.rows(unit))
                     dealer.give_back(worker.lost)
                     _replace(worker, bench, deadly)
+
+
+def _help(job: Job, journal: Journal, dealer: Dealer, progress: Progress) -> bool:
+    """Run one unit here, while workers are still opening the job; False if none is left."""
+    unit = dealer.take(HERE)
+    if unit is not None:
+        run_units(job, journal, [unit], done=(), progress=progress)
+    return unit is not None
 
 
 def _replace(worker: "_Worker", bench: "list[_Worker]", deadly: Counter[int]) -> None:
