@@ -1,6 +1,6 @@
 """The exact sweep from task to numbers: runs, packs, out-of-memory halving, interruption, progress."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +37,8 @@ from crosspatch.models.model import Model
 from crosspatch.models.runs import Bench, Lane, Overlay, Prompts, Run, run_lanes, workbench
 from crosspatch.sites import Address, members_of
 from crosspatch.tasks import Corruption, Pair, key_positions
+
+FEW = 1 << 17  # cells that are kept from the plan to the runs; more are made again, which costs time and no memory
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Sweep:
         self.pools = self.ablation.needed_pools(self.pairs) if self.ablation and by == "mean" else {}
         self.means: Means | None = None
         self.journal: Journal | None = None
+        self._kept: list[tuple[int, int, Cell | None]] | None = None
 
     def _differ(self, number: int) -> int:
         return 0 if self.ablation is not None else self._first_differing(number)
@@ -126,7 +129,7 @@ class Sweep:
     def plan(self) -> Plan:
         """Return what `run` would do, without running the model."""
         anatomy, extents = self.model.anatomy, self.extents
-        found = list(cells_of(self.sites, self.pairs, extents, anatomy))
+        found = list(self._found())
         cells = [cell for _, _, cell in found if cell is not None]
         patches, chunks, most = len(self.sites) * len(self.pairs), self.chunks(), self.pack_tokens()
         packs = [p for c in chunks for p in packs_of([x for x in cells if x.pair in c], extents, anatomy, most)]
@@ -179,8 +182,7 @@ class Sweep:
             NotFinite: the metric of a base, source or patched run is not a number.
             MemoryShortage: a single row, or the runs of a single pair, do not fit.
         """
-        found = cells_of(self.sites, self.pairs, self.extents, self.model.anatomy)
-        self.options.progress.start(sum(cell is not None for _, _, cell in found), "patches")
+        self.options.progress.start(sum(cell is not None for _, _, cell in self._found()), "patches")
         try:
             for chunk in self.chunks():
                 self.run_chunk(chunk)
@@ -198,7 +200,6 @@ class Sweep:
             self._halve(numbers, self.run_chunk, "the runs of one pair")
 
     def _run_chunk(self, numbers: Sequence[int]) -> None:
-        pairs = [self.pairs[n] for n in numbers]
         local = Local.of(self, numbers)
         if self.pools and self.means is None:
             with self._timed("reference"):
@@ -210,7 +211,7 @@ class Sweep:
                 scorer = self._scorer(local, base, source)
                 self._score_runs(local, scorer, base, source)
             cells = []
-            for site, pair, cell in cells_of(self.sites, pairs, local.extents, self.model.anatomy):
+            for site, pair, cell in self._found(local):
                 if cell is None:
                     self.raw[:, site, numbers[pair]] = 0.0
                 else:
@@ -222,6 +223,17 @@ class Sweep:
                         self._run_pack(pack, Pass(bench, base, written, local, scorer))
                 else:
                     self.options.progress.advance(len(pack))
+
+    def _found(self, local: "Local | None" = None) -> Iterable[tuple[int, int, Cell | None]]:
+        """Return the cells of all pairs, or of a chunk with its own numbers; where they are few, they are made once."""
+        every = [*range(len(self.pairs))]
+        numbers, extents = (local.numbers, local.extents) if local else (every, self.extents)
+        if numbers == every and self._kept is not None:
+            return self._kept
+        found = cells_of(self.sites, [self.pairs[n] for n in numbers], extents, self.model.anatomy)
+        if numbers == every and len(self.sites) * len(every) <= FEW:
+            found = self._kept = list(found)
+        return found
 
     def _runs(self, bench: Bench, base_lane: Lane, local: "Local") -> tuple[Run, Run, Run]:
         """Return the base run, the run at the metric's other end, and the one that patches are taken from."""
