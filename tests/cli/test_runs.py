@@ -100,6 +100,21 @@ def test_report_writes_the_page(call, here, saved):
     assert (here / "runs" / "mine" / "report.html").read_text().startswith("<!doctype html")
 
 
+def test_report_as_parquet_has_each_patch(call, saved, here):
+    """One row a site and pair, with the numbers of the run; what was not run is null."""
+    import pyarrow.parquet as pq
+
+    assert call("report", "runs/mine", "--format", "parquet").exit_code == 0
+    table = pq.read_table(here / "runs" / "mine" / "effects.parquet")
+    assert table.num_rows == saved.raw.size
+    np.testing.assert_array_equal(table["raw"].to_numpy().reshape(saved.raw.shape), saved.raw)
+    np.testing.assert_array_equal(table["base"].to_numpy()[: saved.n], saved.base)
+    names = table["site"].to_pylist()[:: saved.n]
+    assert names == [str(site) for site in saved.sites]
+    assert table["position"].to_pylist()[0] == str(saved.sites[0].position)
+    assert table.schema.metadata[b"metric"].decode() == saved.metric
+
+
 def test_report_as_csv_has_each_site(call, saved):
     """The table has one row a site, whose numbers are those of the effects."""
     result = call("report", "runs/mine", "--format", "csv", "--out", "-")

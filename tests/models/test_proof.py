@@ -137,7 +137,7 @@ def test_an_embedding_narrower_than_the_stream() -> None:
     )
     block = module.model.decoder.layers[1]
     slow = [by_hand(module, part, "in", pair, 3) for part in (block, block.self_attn, block.fc1)]
-    assert effects.raw[:, 0].tolist() == pytest.approx(slow, abs=1e-4 * max(map(abs, slow)))
+    assert effects.raw[:, 0].tolist() == pytest.approx(slow, abs=2e-4 * max(map(abs, slow)))
 
 
 def test_an_mlp_that_reads_other_tokens_loses_its_input() -> None:

@@ -22,7 +22,7 @@ ROOT = Path("runs")
 AUDIT = "audit.json"
 ARRAYS, META, PAGE, SUMMARY = "arrays.safetensors", "meta.json", "report.html", "summary.json"
 JOURNAL = "journal"  # finished patches of a run that has not come to its end
-EXPORTS = ("effects.csv", "effects.json", "effects.md")
+EXPORTS = ("effects.csv", "effects.json", "effects.md", "effects.parquet")
 
 
 @dataclass(frozen=True)

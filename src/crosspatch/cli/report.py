@@ -26,6 +26,7 @@ class Format(StrEnum):
     html = "html"
     csv = "csv"
     json = "json"
+    parquet = "parquet"
     md = "md"
 
 
@@ -62,14 +63,15 @@ def report(
         _write_audit(folder, form, out or folder / PAGE, voice)
         return
     effects = Effects.load(folder)
-    text = _writer(form)(effects)
+    written = _writer(form)(effects)
+    content = written if isinstance(written, bytes) else written.encode("utf-8", errors="replace")
     if out == STANDARD_OUTPUT and json:
         raise BadInput("--json and --out - both want standard output: leave one of them out.")
     if out == STANDARD_OUTPUT:
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(content)
         return
     path = folder / _NAMES[form] if out is None else out
-    write_whole(path, text.encode("utf-8", errors="replace"))
+    write_whole(path, content)
     voice.document({"format": form.value, "path": path, "finding": effects.finding()})
     voice.show(*ending(effects, folder, path))
 
@@ -86,13 +88,19 @@ def _write_audit(folder: Path, form: Format, path: Path, voice: Voice) -> None:
     voice.show(found.verdict(), f"report → {written}")
 
 
-def _writer(form: Format) -> "Callable[[Effects], str]":
+def _writer(form: Format) -> "Callable[[Effects], str | bytes]":
     """Give what writes a run in a form; numpy and the page's template are loaded only here."""
     from crosspatch.report import exports
     from crosspatch.report.page import page_html
 
-    known = {Format.csv: exports.csv_text, Format.json: exports.json_text, Format.md: exports.markdown_text}
-    return page_html if form is Format.html else known[form]
+    known: dict[Format, Callable[[Effects], str | bytes]] = {
+        Format.html: page_html,
+        Format.csv: exports.csv_text,
+        Format.json: exports.json_text,
+        Format.md: exports.markdown_text,
+        Format.parquet: exports.parquet_bytes,
+    }
+    return known[form]
 
 
-_NAMES = {Format.html: PAGE, Format.csv: "effects.csv", Format.json: "effects.json", Format.md: "effects.md"}
+_NAMES = {form: PAGE if form is Format.html else f"effects.{form.value}" for form in Format}

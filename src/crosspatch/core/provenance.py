@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from typing import Any
@@ -35,6 +36,7 @@ def here(**settings: Any) -> dict[str, Any]:
     }
 
 
+@cache  # looking a version up reads files: more milliseconds than a short sweep has to spare
 def _installed(name: str) -> str | None:
     try:
         return version(name)

@@ -54,10 +54,10 @@ class Plan:
         )
 
 
-def runs_work(extents: Extents, anatomy: Anatomy, chunks: Sequence[Sequence[int]]) -> int:
-    """Return the token-blocks of the base runs and the source runs, which share prefixes where they can."""
+def runs_work(extents: Extents, anatomy: Anatomy) -> int:
+    """Return the token-blocks of a chunk's base runs and source runs, which share prefixes where they can."""
     if not anatomy.packed:
-        return sum(2 * len(chunk) * max(extents.lengths[i] for i in chunk) for chunk in chunks) * anatomy.layers
+        return 2 * len(extents.lengths) * max(extents.lengths) * anatomy.layers
     shared = sum(extents.differ) if anatomy.causal else 0
     return (2 * sum(extents.lengths) - shared) * anatomy.layers
 

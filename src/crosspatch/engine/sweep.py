@@ -1,6 +1,6 @@
 """The exact sweep from task to numbers: its question, its runs, and how its work is cut into units."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,6 +41,8 @@ from crosspatch.models.model import Model
 from crosspatch.models.runs import Bench, Lane, Overlay, Prompts, Run, run_lanes, workbench
 from crosspatch.sites import Address, members_of
 from crosspatch.tasks import Corruption, Pair, key_positions
+
+FEW = 1 << 17  # cells that are kept from the plan to the runs; more are made again, which costs time and no memory
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Sweep:
         self.drawn = self.ablation.drawn(self.pairs) if self.ablation and by == "resample" else []
         self.pools = self.ablation.needed_pools(self.pairs) if self.ablation and by == "mean" else {}
         self.means: Means | None = None
+        self._kept: list[tuple[int, int, Cell | None]] | None = None
         self.cuts = Cuts(tuple(map(tuple, self._chunks())), self._pack_tokens(), self._threads())
         self._packs: dict[int, list[list[Cell]]] = {}
 
@@ -137,10 +140,9 @@ class Sweep:
         if chunk not in self._packs:
             numbers = self.cuts.chunks[chunk]
             local = Local.of(self.extents, self.targets, numbers)
-            pairs, anatomy = [self.pairs[n] for n in numbers], self.model.anatomy
-            found = cells_of(self.sites, pairs, local.extents, anatomy)
-            cells = [cell for *_, cell in found if cell is not None]
-            self._packs = {chunk: list(packs_of(cells, local.extents, anatomy, self.cuts.tokens))}
+            cells = [cell for *_, cell in self._found(local) if cell is not None]
+            packs = packs_of(cells, local.extents, self.model.anatomy, self.cuts.tokens)
+            self._packs = {chunk: list(packs)}
         return self._packs[chunk]
 
     @cached_property
@@ -148,8 +150,8 @@ class Sweep:
         """The units of work in order: of each chunk the two runs, then its packs."""
         found = []
         for chunk, numbers in enumerate(self.cuts.chunks):
-            found.append(Unit(chunk, None, 0, runs_work(self.extents, self.model.anatomy, [numbers])))
             local = Local.of(self.extents, self.targets, numbers)
+            found.append(Unit(chunk, None, 0, runs_work(local.extents, self.model.anatomy)))
             for number, pack in enumerate(self.packs_in(chunk)):
                 found.append(Unit(chunk, number, len(pack), self.work(pack, local)))
         return found
@@ -167,7 +169,7 @@ class Sweep:
         anatomy, extents, pairs = self.model.anatomy, self.extents, len(self.pairs)
         units, most = self.units, self.cuts.tokens
         work, rows = sum(unit.work for unit in units), sum(unit.rows for unit in units)
-        found = [(number, cell is None) for _, number, cell in cells_of(self.sites, self.pairs, extents, anatomy)]
+        found = [(number, cell is None) for _, number, cell in self._found()]
         naive = 2 * sum(extents.lengths) + sum(extents.lengths[pair] for pair, _ in found)
         kept = max(map(len, self.cuts.chunks)) * self.bytes_per_pair()
         return Plan(
@@ -228,7 +230,7 @@ class Sweep:
         self.complete = len(done) == len(self.units)
         if not rows:
             return
-        for site, number, cell in cells_of(self.sites, self.pairs, self.extents, self.model.anatomy):
+        for site, number, cell in self._found():
             if cell is None:
                 self.raw[:, site, number] = 0.0
         values = np.stack([rows[name] for name in self._names])
@@ -268,6 +270,17 @@ class Sweep:
                 scorer = self._scorer(local, base, source)
                 before, after = (self._scored(local, scorer, *run) for run in (("base", base), ("source", source)))
             yield Pass(bench, base, written, local, scorer, before, after)
+
+    def _found(self, local: Local | None = None) -> Iterable[tuple[int, int, Cell | None]]:
+        """Return the cells of all pairs, or of a chunk with its own numbers; where they are few, they are made once."""
+        every = [*range(len(self.pairs))]
+        numbers, extents = (local.numbers, local.extents) if local else (every, self.extents)
+        if numbers == every and self._kept is not None:
+            return self._kept
+        found = cells_of(self.sites, [self.pairs[n] for n in numbers], extents, self.model.anatomy)
+        if numbers == every and len(self.sites) * len(every) <= FEW:
+            found = self._kept = list(found)
+        return found
 
     def _runs(self, bench: Bench, base_lane: Lane, local: Local) -> tuple[Run, Run, Run]:
         """Return the base run, the run at the metric's other end, and the one that patches are taken from."""

@@ -107,8 +107,11 @@ class Walk:
                 acting[part.layer].add(index, part)
         return acting
 
+    def _owners(self, cells: Sequence[int]) -> list[int]:
+        return [self.cells[i].pair for i in cells]
+
     def _pairs(self, cells: Sequence[int]) -> Int[Tensor, " row"]:
-        return torch.tensor([self.cells[i].pair for i in cells], device=self.base.stream[0].device)
+        return torch.tensor(self._owners(cells), device=self.base.stream[0].device)
 
     def _write_stream(self, layer: int, rows: Mapping[Shape, Rows]) -> None:
         """Write the rows whose stream itself is patched before this block."""
@@ -133,11 +136,11 @@ class Walk:
             return
         parts, segments, stream, after = [], [], self.base.stream[layer], self.base.stream[layer + 1]
         for (start, length), group in running:
-            segments.append(Segment(start, length - start, torch.cat(group.pairs)))
+            segments.append(Segment(start, length - start, torch.cat(group.pairs), self._owners(group.cells)))
             parts.append(group.hidden.flatten(0, 1))  # pyright: ignore[reportOptionalMemberAccess]
         for entry in entries:
             pairs = self._pairs(entry.cells)
-            segments.append(Segment(entry.start, entry.span, pairs))
+            segments.append(Segment(entry.start, entry.span, pairs, self._owners(entry.cells)))
             parts.append(stream[pairs.to(stream.device), entry.start : entry.start + entry.span].flatten(0, 1))
         cells = [group.cells for _, group in running] + [entry.cells for entry in entries]
         split = self._call(layer, torch.cat(parts), segments, cells)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.blocks import block_list
+from crosspatch.models.bundles import Bundles, width_for
 from crosspatch.models.shards import Shard
 
 NAME = "crosspatch"
@@ -26,12 +27,14 @@ NAME = "crosspatch"
 class Segment:
     """Rows of one shape in a packed batch: `rows` prompts, each with tokens `start … start + span - 1`.
 
-    `pairs[r]` says whose keys and values before `start` row r attends to.
+    `pairs[r]` says whose keys and values before `start` row r attends to. Where `owners` say the same in plain numbers,
+    short rows may attend together.
     """
 
     start: int
     span: int
     pairs: Int[Tensor, " row"]
+    owners: Sequence[int] = ()
 
     @property
     def rows(self) -> int:
@@ -70,6 +73,12 @@ class Job:
     watched: Mapping[int, Watch] = field(default_factory=dict)
     calls: int = 0
     shard: Shard | None = None
+
+    @property
+    def watches(self) -> bool:
+        """Whether somebody reads or writes attention row by row."""
+        watchers = (self.see_keys, self.see_pattern, self.edit_mask, self.edit_heads)
+        return any(watcher is not None for watcher in watchers)
 
 
 _job: ContextVar[Job | None] = ContextVar("crosspatch_attention_job", default=None)
@@ -178,7 +187,7 @@ def _on_own_heads(job: Job, shard: Shard) -> Job:
 
     local = replace(
         job,
-        see_keys=see_keys,
+        see_keys=job.see_keys and see_keys,
         see_pattern=job.see_pattern and see_pattern,
         edit_mask=job.edit_mask and edit_mask,
         edit_heads=job.edit_heads and edit_heads,
@@ -224,6 +233,8 @@ def _attend_packed(
     shape = 1, query.shape[2], query.shape[1], value.shape[-1]
     if job.skip:
         return query.new_zeros(shape)
+    if mask is not None and _bundles(job, mask):
+        return _attend_bundled(job, module, qkv, mask, kwargs)
     out = query.new_empty(shape)
     first = 0
     for index, segment in enumerate(job.segments):
@@ -247,6 +258,26 @@ def _attend_packed(
         out[0, first:last] = result.flatten(0, 1)
         first = last
     return out
+
+
+def _bundles(job: Job, mask: Tensor) -> bool:
+    """Tell whether rows may attend together: all are short, and nobody looks at them one by one."""
+    if job.watches or job.keys is None or mask.shape[:2] != (1, 1):
+        return False
+    width = width_for(max(segment.start for segment in job.segments))
+    return all(len(segment.owners) == segment.rows and segment.span <= width for segment in job.segments)
+
+
+def _attend_bundled(
+    job: Job, module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor, kwargs: Mapping[str, Any]
+) -> Float[Tensor, "1 token head d_head"]:
+    """Attend all rows in one call of the model's kernel: `_attend_packed` by bundles instead of shapes."""
+    if job.keys is None or job.values is None:
+        raise RuntimeError("rows that attend together share keys and values")
+    bundles = Bundles.of(job.segments, mask.device)
+    query, key, value = (each[0] for each in qkv)
+    together = bundles.laid_out(query), bundles.behind(job.keys, key), bundles.behind(job.values, value)
+    return bundles.apart(_attend(job, module, together, bundles.mask(mask), kwargs)[0])[None]
 
 
 def _with_past(past: Tensor | None, new: Float[Tensor, "row kv span d_head"], segment: Segment) -> Tensor:

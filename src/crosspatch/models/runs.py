@@ -1,7 +1,7 @@
 """Whole runs of prompts, packed without padding: the stream, keys and values, and activations at chosen sites."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +18,8 @@ from crosspatch.models.hooks import Visit, visiting
 from crosspatch.models.model import Model
 from crosspatch.models.packed import BlockCaller, Packed, Padded, Past, flat_visit, positions_of
 from crosspatch.models.weights import untracked
+
+MASKS = 1 << 24  # elements of the masks that are made at once
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,20 @@ def workbench(model: Model, prompts: Prompts) -> Iterator[Bench]:
             longest = int(lengths.argmax())
             ids = prompts.ids[longest : longest + 1]
             handed = record_blocks(module, anatomy, ids)[1]
-            other = record_blocks(module, anatomy, ids[:, :-1] if ids.shape[1] > 1 else ids.repeat(1, 2))[1]
+            other = record_blocks(module, anatomy, _of_another_length(ids))[1]
             yield Bench(model, prompts, Packed(module, anatomy, handed, other, blocks), job)
+
+
+def _of_another_length(ids: Int[Tensor, "1 pos"]) -> Int[Tensor, "1 other"]:
+    """Return a prompt of another length, as short as can be: its masks are as large as its length squared."""
+    return ids.repeat(1, 2) if ids.shape[1] == 1 else ids[:, : min(2, ids.shape[1] - 1)]
+
+
+def in_parts(shapes: Mapping[tuple[int, int], list[int]]) -> Iterator[tuple[int, list[int]]]:
+    """Yield lengths and pairs, so few at once that the masks which the model's forward makes for them stay small."""
+    for (_, length), pairs in shapes.items():
+        few = max(1, MASKS // length**2)
+        yield from ((length, pairs[i : i + few]) for i in range(0, len(pairs), few))
 
 
 def by_shape(starts: Sequence[int], lengths: Sequence[int]) -> dict[tuple[int, int], list[int]]:
@@ -120,7 +134,7 @@ def embedded(bench: Bench, prompts: Prompts, overlay: Overlay | None = None) -> 
     """Return what the first block reads; prompts of one length share a call, so that nothing is padded."""
     out: Tensor | None = None
     module, point = bench.model.module, Point(bench.anatomy.embedding, "output")
-    for (_, length), pairs in by_shape([0] * len(prompts.lengths), prompts.lengths).items():
+    for length, pairs in in_parts(by_shape([0] * len(prompts.lengths), prompts.lengths)):
         with visiting([] if overlay is None else [(module, point, overlay.on(pairs, length))]):
             part = embed(module, bench.anatomy, prompts.ids[pairs, :length])
         if out is None:

@@ -1,4 +1,4 @@
-"""Effects as files for other programs and people: CSV, JSON, Markdown."""
+"""Effects as files for other programs and people: CSV, JSON, Markdown, Parquet."""
 
 import csv
 import io
@@ -20,6 +20,33 @@ def csv_text(effects: "Effects") -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def parquet_bytes(effects: "Effects") -> bytes:
+    """Give one row a site and pair, as Parquet: the site's parts, the pair's number, raw effect and both runs' metrics.
+
+    A patch that was not run has no effect (null).
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sites, pairs = effects.raw.shape
+    columns: dict[str, pa.Array] = {}
+    for name in ("site", "kind", "layer", "unit", "position"):
+        parts = [str(site) if name == "site" else getattr(site, name) for site in effects.sites]
+        # A position is a number or a name.
+        parts = [None if part is None else str(part) for part in parts] if name == "position" else parts
+        # Each text once, and its number in every row.
+        columns[name] = pa.array(parts).dictionary_encode().take(pa.array(np.repeat(np.arange(sites), pairs)))
+    columns["example"] = pa.array(np.tile(np.arange(pairs, dtype=np.int32), sites))
+    columns["raw"] = pa.array(effects.raw.ravel(), from_pandas=True)
+    for name in ("base", "source"):
+        columns[name] = pa.array(np.tile(getattr(effects, name), sites))
+    about = {name: str(getattr(effects, name)) for name in ("model", "task", "metric", "direction")}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns).replace_schema_metadata(about), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
 
 
 def json_text(effects: "Effects") -> str:
