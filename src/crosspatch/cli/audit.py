@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crosspatch.cli import options as given
-from crosspatch.cli.crew import crew_of, sweep_options
+from crosspatch.cli.crew import crew_of, helper_rank, sweep_options
 from crosspatch.cli.folder import JOURNAL, PAGE, ROOT, audit_in, plain_name, writable
 from crosspatch.cli.question import check_words, make_task, open_model, question_key, read_list, read_numbers
 from crosspatch.cli.say import Voice
@@ -111,6 +111,9 @@ def audit(
         except KeyboardInterrupt:
             voice.say(f"what was finished is kept in {folder}: the same command goes on from there.")
             raise
+        if helper_rank(crew):
+            voice.say("this rank's share is done; rank 0 keeps the results.")
+            return
         found.save(folder)
         rmtree(folder / JOURNAL, ignore_errors=True)
         written = found.report(page or folder / PAGE)

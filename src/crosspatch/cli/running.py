@@ -123,6 +123,9 @@ def run_and_keep(question: Question, places: Sequence[Place], voice: Voice, *, h
             open_folders.enter_context(writable(place.folder))
         found = run_question(question, places[0], voice, options=options)
         if helper:
+            if question.model.together:  # rank 0 runs the model once more, and cannot alone
+                for one, effects in zip(question.each, found, strict=True):
+                    clean_accuracy(one, effects)
             voice.say(f"rank {helper[0]} of {helper[1]}: its share is done; rank 0 keeps the results.")
             raise typer.Exit
         each = zip(question.each, found, places, strict=True)

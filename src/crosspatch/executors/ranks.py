@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from crosspatch.core.errors import BadInput
-from crosspatch.core.journal import Journal
+from crosspatch.core.journal import ABOUT, Journal
 from crosspatch.core.progress import Progress
 from crosspatch.executors.job import Job, run_units, share_of
 
@@ -35,24 +35,24 @@ def place_of(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def run_rank(job: Job, journal: Journal, *, done: Collection[int], progress: Progress) -> None:
-    """Run this rank's share; rank 0 then waits for the others, and does what ranks that have gone silent left."""
+    """Run this rank's share and wait for the others'; rank 0 does what ranks that have gone silent left."""
     rank, world = place_of(os.environ) or (0, 1)
     share = share_of(job, rank, world)
     run_units(job, journal, share, done=done, progress=progress)
-    if rank == 0:
-        told = {*done, *share}
-        units = [unit for group in job.groups for unit in group]
+    told = {*done, *share}
+    units = [unit for group in job.groups for unit in group]
 
-        def tell(found: set[int]) -> None:
-            progress.advance(sum(job.rows(unit) for unit in found - told))
-            told.update(found)
+    def tell(found: set[int]) -> None:
+        progress.advance(sum(job.rows(unit) for unit in found - told))
+        told.update(found)
 
-        wait_for(journal, len(units), seconds=PATIENCE, tell=tell)
+    patience = PATIENCE if rank == 0 else 2 * PATIENCE  # rank 0 begins with what is missing before the others give up
+    if not wait_for(journal, len(units), seconds=patience, tell=tell) and rank == 0:
         run_units(job, journal, units, done=journal.done(), progress=progress)
 
 
 def wait_for(journal: Journal, units: int, *, seconds: float, tell: Callable[[set[int]], None]) -> bool:
-    """Wait until the journal holds so many units; False when nothing new has come for `seconds`.
+    """Wait until the journal holds so many units; False when nothing new has come for `seconds`, or it was removed.
 
     `tell` hears at each look which there are.
     """
@@ -64,6 +64,6 @@ def wait_for(journal: Journal, units: int, *, seconds: float, tell: Callable[[se
             return True
         if len(found) > have:
             have, since = len(found), time.monotonic()
-        elif time.monotonic() - since > seconds:
+        elif time.monotonic() - since > seconds or not (journal.folder / ABOUT).exists():
             return False
         time.sleep(LOOK_EVERY)
