@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosspatch.engine.cells import Cell, Extents
+from crosspatch.engine.narrow import narrowed, read_tokens
 from crosspatch.engine.writing import Acting, Stretch, Writing
 from crosspatch.models.attention import Segment
 from crosspatch.models.runs import Bench, Run, past_of
@@ -166,6 +167,10 @@ class Walk:
         writing = Writing(self.bench, self.source, layer, hidden, self._acting.get(layer, Acting()), self.cells)
         job = self.bench.job
         visits = writing.begin(stretches, job)
+        anatomy = self.bench.anatomy
+        if layer == anatomy.layers - 1 and anatomy.packed:
+            read = read_tokens(stretches, self.cells, self.extents, hidden.device)
+            visits += narrowed(anatomy, visits, read, len(hidden))
         try:
             out = self.bench.call(layer, hidden, segments, past=past_of(self.base, layer), visits=visits, job=job)
         finally:
