@@ -47,9 +47,9 @@ def _child(job: dict) -> Footprint:
     torch.set_num_threads(job["threads"])
     model = open_shape(build)
     task = make_task(job["texts"], pairs=job["pairs"], length=job["length"], vocab=model.vocab_size)
-    loaded = _begin(build.device)
+    loaded = peak_begin(build.device)
     (_sweep if job["way"] == ONE_PASS else _batches)(model, task, job["sites"])
-    return Footprint(job["way"], loaded, _peak(build.device))
+    return Footprint(job["way"], loaded, peak_so_far(build.device))
 
 
 def _sweep(model, task, sites: str) -> None:
@@ -67,7 +67,7 @@ def _batches(model, task, sites: str) -> None:
     one_batch(by_hand(model, task, some), some)
 
 
-def _begin(device: str) -> int:
+def peak_begin(device: str) -> int:
     """Give back what building the model left over, begin a new peak, and return the bytes in use."""
     gc.collect()
     if device.startswith("cuda"):
@@ -81,7 +81,8 @@ def _begin(device: str) -> int:
     return _status("VmRSS")
 
 
-def _peak(device: str) -> int:
+def peak_so_far(device: str) -> int:
+    """Return the most bytes in use since the peak began."""
     if device.startswith("cuda"):
         import torch
 

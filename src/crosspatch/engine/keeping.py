@@ -24,6 +24,7 @@ def run_kept(sweep: Sweep, task: Task) -> None:
 
     Raises:
         BadInput: the journal is that of another question, or the question cannot be told to other processes.
+        MemoryShortage: not even one pair fits into what is free.
         NotFinite, MemoryShortage, DiskFull, WorkerLost: as the executors do; what was finished is kept.
     """
     crew, chosen = sweep.options.crew, pick(sweep.options.crew)
@@ -60,6 +61,7 @@ def _run_in(sweep: Sweep, task: Task, folder: Path) -> None:
 
 def _run(sweep: Sweep, journal: Journal | Notes, folder: Path) -> None:
     sweep.adopt(together.of_rank_0(sweep.model, journal.plan["cuts"]))
+    sweep.sizes.require_room()
     job, progress = SweepJob(sweep), sweep.options.progress
     # On a GPU this process would need the memory of a second set of runs.
     setup = Setup(OPENER, folder, sweep.cuts.threads, _devices(sweep), helps=sweep.model.device.type == "cpu")

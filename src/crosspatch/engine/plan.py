@@ -95,7 +95,7 @@ def bytes_per_token(model: Model) -> int:
     anatomy = model.anatomy
     item = next(model.module.parameters()).element_size()
     attention = 3 * anatomy.heads * anatomy.d_head + 4 * anatomy.kv_heads * anatomy.d_head
-    return item * (8 * anatomy.d_model + 4 * max(anatomy.d_mlp, 4 * anatomy.d_model) + attention)
+    return item * (8 * anatomy.d_model + 4 * (anatomy.d_mlp or 4 * anatomy.d_model) + attention)
 
 
 def bytes_per_prompt_token(model: Model, kinds: Sequence[str], length: int) -> int:

@@ -19,6 +19,7 @@ from crosspatch.engine.attempt import Timer
 from crosspatch.engine.cells import Cell, Extents, cells_of, first_difference
 from crosspatch.engine.corrupting import Corrupter
 from crosspatch.engine.local import Local, Pass, final_reads
+from crosspatch.engine.memory import Sizes, read_bytes, read_weights, unembedding_bytes
 from crosspatch.engine.plan import (
     TOKENS_AT_ONCE,
     Plan,
@@ -151,9 +152,12 @@ class Sweep:
         found = []
         for chunk, numbers in enumerate(self.cuts.chunks):
             local = Local.of(self.extents, self.targets, numbers)
-            found.append(Unit(chunk, None, 0, runs_work(local.extents, self.model.anatomy)))
+            sizes = replace(self.sizes, extents=local.extents)
+            held = sizes.runs(range(len(numbers)))
+            found.append(Unit(chunk, None, 0, runs_work(local.extents, self.model.anatomy), held))
             for number, pack in enumerate(self.packs_in(chunk)):
-                found.append(Unit(chunk, number, len(pack), self.work(pack, local)))
+                memory = max(sizes.pack(pack), sizes.read(pack))
+                found.append(Unit(chunk, number, len(pack), self.work(pack, local), memory))
         return found
 
     @property
@@ -167,11 +171,11 @@ class Sweep:
     def plan(self) -> Plan:
         """Return what a run would do, without running the model."""
         anatomy, extents, pairs = self.model.anatomy, self.extents, len(self.pairs)
-        units, most = self.units, self.cuts.tokens
+        units, weights = self.units, read_weights(self.model, self.targets, self.metrics)
         work, rows = sum(unit.work for unit in units), sum(unit.rows for unit in units)
         found = [(number, cell is None) for _, number, cell in self._found()]
         naive = 2 * sum(extents.lengths) + sum(extents.lengths[pair] for pair, _ in found)
-        kept = max(map(len, self.cuts.chunks)) * self.bytes_per_pair()
+        held, call = max(map(len, self.cuts.chunks)), max(unit.memory for unit in units)
         return Plan(
             patches=len(self.sites) * pairs,
             zero=sum(zero for _, zero in found),
@@ -180,18 +184,18 @@ class Sweep:
             token_blocks=work,
             naive_token_blocks=naive * anatomy.layers,
             forward_token_blocks=anatomy.layers * sum(extents.lengths) / pairs,
-            flops=2 * (work * block_weights(self.model) + (rows + 2 * pairs) * self._read_weights()),
+            flops=2 * (work * block_weights(self.model) + (rows + 2 * pairs) * weights),
             packs=sum(unit.pack is not None for unit in units),
             chunks=len(self.cuts.chunks),
-            peak_bytes=kept + min(most, max(work, 1)) * bytes_per_token(self.model),
+            peak_bytes=self.sizes.peak(pairs=held, call=call, cells=rows),
         )
 
-    def _read_weights(self) -> int:
-        """Return the weights that one readout multiplies: the answers' rows of the unembedding, or all of them."""
-        anatomy = self.model.anatomy
-        whole = not anatomy.readout.direct or any(metric.needs == "vocab" for metric in self.metrics)
-        answers = self.targets.right.shape[2] + self.targets.wrong.shape[2]
-        return self.targets.reads * anatomy.d_model * (anatomy.vocab if whole else answers)
+    @property
+    def sizes(self) -> Sizes:
+        """What the sweep holds at once, in bytes."""
+        read = read_bytes(self.model, self.targets, self.metrics)
+        copy = unembedding_bytes(self.model, self.metrics)
+        return Sizes(self.model, self.extents, self.bytes_per_pair(), read, "attn.pattern" in self.kinds, copy)
 
     def bytes_per_pair(self) -> int:
         """Return the memory that the two runs of the longest pair keep."""

@@ -46,12 +46,13 @@ class Cuts:
 
 
 class Unit(NamedTuple):
-    """One unit: a chunk, the number of its pack (None: the chunk's two runs), its rows, its work in token-blocks."""
+    """One unit: a chunk, the number of its pack (None: its two runs), rows, work in token-blocks, bytes."""
 
     chunk: int
     pack: int | None
     rows: int
     work: int
+    memory: int
 
 
 Scored = tuple[Cell, list[float]]
