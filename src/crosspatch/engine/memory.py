@@ -62,7 +62,8 @@ class Sizes:
         """Return the bytes of one block call on both runs of some pairs, and of the patterns that it shows."""
         extents = self.extents
         tokens = sum(2 * extents.lengths[pair] - extents.differ[pair] for pair in chunk)
-        heads = 2 * self.model.anatomy.heads * self.longest if self.patterns else 0
+        # Attention that shows its pattern holds scores, masked scores, softmax and copies of them at once.
+        heads = 5 * self.model.anatomy.heads * self.longest if self.patterns else 0
         return tokens * bytes_per_token(self.model) + len(chunk) * self.longest * heads * self.item
 
     def pack(self, pack: Sequence[Cell]) -> int:
