@@ -137,7 +137,34 @@ class NNsight:
         return lambda: torch.stack([cell(site) for site in case.sites])
 
 
-PEERS = {peer.package: peer for peer in (TransformerLens, NNsight)}
+class PyVene:
+    """The idiom of pyvene's documentation: one intervenable model a site, with a source and a base prompt."""
+
+    package = "pyvene"
+
+    def __init__(self, folder: str, anatomy: Anatomy) -> None:
+        del anatomy
+        self.module = load_module(folder)
+
+    def runner(self, case: Case) -> Runner:
+        """Return a function that patches the case's sites `[site, pair]`; source and base run together in each call."""
+        import pyvene
+
+        base, source = {"input_ids": case.ids("corrupt")}, [{"input_ids": case.ids("clean")}]
+        heads = case.sites[0].kind == "attn.head"
+        component, unit = ("head_attention_value_output", "h") if heads else ("block_input", "pos")
+
+        def cell(site: Site) -> Tensor:
+            where = {"layer": site.layer, "component": component, "unit": unit}
+            config = pyvene.IntervenableConfig([where | {"intervention_type": pyvene.VanillaIntervention}])
+            intervenable = pyvene.IntervenableModel(config, model=self.module)
+            _, out = intervenable(base, source, {"sources->base": site.unit if heads else site.position})
+            return case.logit_diff(out.logits)
+
+        return lambda: torch.stack([cell(site) for site in case.sites])
+
+
+PEERS = {peer.package: peer for peer in (TransformerLens, NNsight, PyVene)}
 
 
 def load_module(folder: str) -> torch.nn.Module:

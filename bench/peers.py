@@ -1,5 +1,11 @@
-"""The peers' side of the comparison: their environment, the weights and prompts they get, and what comes back."""
+"""The same sweeps on other libraries: their environment, the weights and prompts they get, and what comes back.
 
+python bench/peers.py [--shape gpt2-small] [--peer NAME …] [--job resid heads] [--cells 3] [--repeat 3] [--json FILE]
+
+Equal numbers are checked first; a peer whose numbers differ gets no ratio, one that fails is listed with its error.
+"""
+
+import argparse
 import json
 import os
 import subprocess
@@ -9,20 +15,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+import crosspatch
 from crosspatch.engine.effects import Effects
-from crosspatch.engine.measure import Row, error_of, ratio
+from crosspatch.engine.measure import Row, compare, error_of, ratio, sample
 from crosspatch.models.model import Model
 from crosspatch.sites import Site
 from crosspatch.tasks import Task
+from machine import describe
+from shapes import SHAPES, TEXTS, Build, make_task, open_shape
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / "envs" / "peers"
 REQUIREMENTS = HERE / "requirements-peers.txt"
-PEERS = ("transformer-lens", "nnsight")
+PEERS = ("transformer-lens", "nnsight", "pyvene")
 
 
 @dataclass(frozen=True)
@@ -128,3 +138,83 @@ def ratios(row: PeerRow, own: Sequence[Row]) -> tuple[float | None, float | None
     if not max(row.error, row.plain_error) <= one_pass.allowed or plain.ratio is None:
         return None, None
     return median(row.seconds) / median(one_pass.seconds), row.plain_ratio * plain.ratio
+
+
+JOBS = {"resid": "resid.pre", "heads": "attn.head"}
+
+
+def main() -> None:
+    """Run the jobs on each peer, print a line each and write everything down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2-small")
+    parser.add_argument("--peer", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("--job", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--texts", choices=TEXTS, default="second", help="where prompts differ")
+    parser.add_argument("--pairs", type=int, default=1)
+    parser.add_argument("--length", type=int, default=15)
+    parser.add_argument("--cells", type=int, default=3, help="sites that are timed; all cost alike")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, default=HERE / "out" / "peers.json")
+    given = parser.parse_args()
+    given.device, given.seed = "cpu", 0
+    model = open_shape(Build(given.shape))
+    cases, own = prepared(model, given)
+    found: list[dict[str, Any]] = []
+    with TemporaryDirectory() as folder:
+        save(model, Path(folder))
+        for peer in given.peer:
+            try:
+                answer = run_peer(peer, Path(folder), cases, repeat=given.repeat, threads=given.threads)
+            except SystemExit as failure:
+                found.append({"peer": peer, "failed": str(failure).strip().splitlines()[-1]})
+                print(f"{peer}: {found[-1]['failed']}", flush=True)
+                continue
+            for job, case, rows, result in zip(given.job, cases, own, answer["cases"], strict=True):
+                measured = told(peer_row(peer, case, result), rows, answer["versions"][peer])
+                found.append({"peer": peer, "job": job, **measured})
+                print(line(found[-1]), flush=True)
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(describe(given) | {"rows": found}, indent=1), encoding="utf-8")
+
+
+def prepared(model: Model, given: argparse.Namespace) -> tuple[list[PeerCase], list[list[Row]]]:
+    """Run the jobs here: what peers must reproduce, and this repository's own ways in turns."""
+    task = make_task(given.texts, pairs=given.pairs, length=given.length, vocab=model.vocab_size)
+    cases, own = [], []
+    for job in given.job:
+        effects = crosspatch.patch(model, task, sites=JOBS[job])
+        cases.append(PeerCase(task, effects, sample(effects, given.cells, given.seed)))
+        own.append(list(compare(model, task, sites=JOBS[job], cells=given.cells, repeat=given.repeat, seed=given.seed)))
+    return cases, own
+
+
+def told(row: PeerRow, own: Sequence[Row], version: str) -> dict[str, Any]:
+    """Describe a peer's row: its ratios with their spread over repetitions, and how far its numbers are off."""
+    direct, chained = ratios(row, own)
+    one = median(own[0].seconds)
+    spread = [second / one for second in row.seconds] if direct is not None else []
+    return {
+        "version": version,
+        "difference": row.error,
+        "direct": direct,
+        "least": min(spread, default=None),
+        "most": max(spread, default=None),
+        "chained": chained,
+        "seconds": list(row.seconds),
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """Write a row for the terminal."""
+    if row["direct"] is None:
+        return f"{row['peer']} {row['version']}, {row['job']}: other numbers (difference {row['difference']:.1e})"
+    span = f"{row['least']:.0f}–{row['most']:.0f}"
+    return (
+        f"{row['peer']} {row['version']}, {row['job']}: {row['direct']:.0f}× ({span}), chained {row['chained']:.0f}×, "
+        f"difference {row['difference']:.0e}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -76,6 +76,18 @@ def test_a_run_fails_if_plain_hooks_differ(script):
     assert not script("sweep").differ(good)
 
 
+def test_a_peers_line_has_its_spread_or_says_that_numbers_differ(script):
+    """Ratios with the least and the most of the repetitions; without equal numbers no ratio at all."""
+    peers = script("peers")
+    good = peers.told(peer_row(script), own_rows(), "1.0")
+    assert (good["direct"], good["least"], good["most"], good["chained"]) == (50.0, 45.0, 60.0, 60.0)
+    words = "p 1.0, resid: 50× (45–60), chained 60×, difference 1e-06"
+    assert peers.line({"peer": "p", "job": "resid", **good}) == words
+    bad = peers.told(peer_row(script, error=0.5), own_rows(), "1.0")
+    assert bad["direct"] is None
+    assert peers.line({"peer": "p", "job": "resid", **bad}) == "p 1.0, resid: other numbers (difference 5.0e-01)"
+
+
 def test_a_peers_answer_is_extrapolated_and_checked(script):
     """Seconds of 4 sites stand for 45, plain hooks' are taken a site, and one wrong value is found."""
     import crosspatch
