@@ -7,6 +7,7 @@ site, all logits) taken in turns with it in this same process.
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -83,6 +84,23 @@ class TransformerLens:
             return sweep(self.bridge, corrupt, cache, case.logit_diff, reduce="none", **axes).values
 
         return run
+
+    def edges(self, case: Case, receiver: Sequence[int]) -> tuple[Tensor, float]:
+        """Patch the edge from each sender of the case to a head's query; give `[path, pair]` and seconds a path.
+
+        The library's function runs every later head as a receiver, one forward each.
+        """
+        from transformer_lens import patching
+
+        corrupt, (layer, head) = case.ids("corrupt"), receiver
+        caches = [self.bridge.run_with_cache(case.ids(side))[1] for side in ("clean", "corrupt")]
+        found, forwards, began = [], 0, time.perf_counter()
+        for site in case.sites:
+            arguments = (self.bridge, corrupt, *caches, case.logit_diff)
+            grid = patching.get_act_patch_direct_path(*arguments, site.layer, site.unit, verbose=False)
+            found.append(grid[layer, head])
+            forwards += int((grid != 0).sum())
+        return torch.stack(found)[:, None], (time.perf_counter() - began) / forwards
 
 
 class NNsight:
@@ -200,7 +218,12 @@ def main(request_path: str, answer_path: str) -> None:
         plain = lambda sites, hand=hand: one_forward(hand, sites)  # noqa: E731
         results.append(measured(case, peer.runner(case), plain, request["repeat"]))
     packages = (peer.package, "torch", "transformers", "numpy")
-    answer = {"versions": {name: version(name) for name in packages}, "cases": results}
+    paths, edges = request["paths"], None
+    if paths and hasattr(peer, "edges"):
+        case = Case.of(paths)
+        runs = [peer.edges(case, paths["receiver"]) for _ in range(request["repeat"])]
+        edges = {"values": np.asarray(runs[0][0], np.float64).tolist(), "seconds": [seconds for _, seconds in runs]}
+    answer = {"paths": edges, "versions": {name: version(name) for name in packages}, "cases": results}
     Path(answer_path).write_text(json.dumps(answer), encoding="utf-8")
 
 

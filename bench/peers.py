@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,15 @@ class PeerRow:
     plain_ratio: float
 
 
+@dataclass(frozen=True)
+class PathCase:
+    """A path-patching job: edges from all heads below to one head's query, here in `seconds`, on a peer by a sample."""
+
+    case: PeerCase
+    receiver: tuple[int, int]
+    seconds: tuple[float, ...]
+
+
 def python() -> Path:
     """Return the peers' own python, after making their environment if it is missing or out of date."""
     binary, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed.txt"
@@ -87,11 +97,14 @@ def save(model: Model, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
 
 
-def run_peer(peer: str, folder: Path, cases: Sequence[PeerCase], *, repeat: int, threads: int) -> dict[str, Any]:
+def run_peer(
+    peer: str, folder: Path, cases: Sequence[PeerCase], *, repeat: int, threads: int, paths: "PathCase | None" = None
+) -> dict[str, Any]:
     """Run one peer on all cases of one model in a child process, and return its answer."""
     request, answer = folder / "request.json", folder / "answer.json"
     listed = [_described(case) for case in cases]
     content = {"peer": peer, "folder": str(folder), "cases": listed, "repeat": repeat, "threads": threads}
+    content["paths"] = _described(paths.case) | {"receiver": paths.receiver} if paths else None
     request.write_text(json.dumps(content), encoding="utf-8")
     quiet = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled"}
     here = {"PYTHONPATH": str(HERE.parent / "src"), "OMP_NUM_THREADS": str(threads)}
@@ -140,6 +153,8 @@ def ratios(row: PeerRow, own: Sequence[Row]) -> tuple[float | None, float | None
     return median(row.seconds) / median(one_pass.seconds), row.plain_ratio * plain.ratio
 
 
+# Edges to queries of random weights move next to nothing, so numbers are compared to a hundredth of the gap at least.
+SAME_PATHS, FAINT = 1e-3, 0.01
 JOBS = {"resid": "resid.pre", "heads": "attn.head"}
 
 
@@ -160,12 +175,13 @@ def main() -> None:
     given.device, given.seed = "cpu", 0
     model = open_shape(Build(given.shape))
     cases, own = prepared(model, given)
+    paths = path_case(model, given) if given.pairs == 1 else None
     found: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         save(model, Path(folder))
         for peer in given.peer:
             try:
-                answer = run_peer(peer, Path(folder), cases, repeat=given.repeat, threads=given.threads)
+                answer = run_peer(peer, Path(folder), cases, repeat=given.repeat, threads=given.threads, paths=paths)
             except SystemExit as failure:
                 found.append({"peer": peer, "failed": str(failure).strip().splitlines()[-1]})
                 print(f"{peer}: {found[-1]['failed']}", flush=True)
@@ -173,6 +189,9 @@ def main() -> None:
             for job, case, rows, result in zip(given.job, cases, own, answer["cases"], strict=True):
                 measured = told(peer_row(peer, case, result), rows, answer["versions"][peer])
                 found.append({"peer": peer, "job": job, **measured})
+                print(line(found[-1]), flush=True)
+            if paths is not None and answer["paths"] is not None:
+                found.append({"peer": peer, "job": "paths", **edges_told(paths, answer, answer["versions"][peer])})
                 print(line(found[-1]), flush=True)
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(describe(given) | {"rows": found}, indent=1), encoding="utf-8")
@@ -187,6 +206,35 @@ def prepared(model: Model, given: argparse.Namespace) -> tuple[list[PeerCase], l
         cases.append(PeerCase(task, effects, sample(effects, given.cells, given.seed)))
         own.append(list(compare(model, task, sites=JOBS[job], cells=given.cells, repeat=given.repeat, seed=given.seed)))
     return cases, own
+
+
+def path_case(model: Model, given: argparse.Namespace) -> PathCase:
+    """Patch the edges from every head below the last block to the query of its first head, and sample senders.
+
+    Senders in the block before the last have the fewest other receivers that a peer may run beside.
+    """
+    task = make_task(given.texts, pairs=1, length=given.length, vocab=model.vocab_size)
+    last = model.anatomy.layers - 1
+    ask = crosspatch.Paths(f"attn.head[0:{last}]", f"attn.q[{last}, 0]", "denoise", "nothing")
+    spent = []
+    for _ in range(given.repeat + 1):  # the first run warms up
+        began = time.perf_counter()
+        effects = crosspatch.path_patch(model, task, paths=ask)
+        spent.append(time.perf_counter() - began)
+    chosen = [site for site in effects.sites if isinstance(site, Site) and site.layer == last - 1][: given.cells]
+    return PathCase(PeerCase(task, effects, chosen), (last, 0), tuple(spent[1:]))
+
+
+def edges_told(paths: PathCase, answer: dict[str, Any], version: str) -> dict[str, Any]:
+    """Describe a peer's path patching: all paths at its cost of one, over the seconds taken here."""
+    case, result, one = paths.case, answer["paths"], median(paths.seconds)
+    effects, values = case.effects, np.array(result["values"])
+    rows = [effects.sites.index(site) for site in case.sites]
+    largest = max(float(np.abs(effects.raw).max()), FAINT * float(np.abs(effects.source - effects.base).mean()))
+    error = float(np.abs(values - effects.base - effects.raw[rows]).max()) / largest
+    spread = [each * len(case.effects.sites) / one for each in result["seconds"]] if error < SAME_PATHS else []
+    found = {"version": version, "difference": error, "direct": median(spread) if spread else None, "chained": None}
+    return found | {"least": min(spread, default=None), "most": max(spread, default=None)}
 
 
 def told(row: PeerRow, own: Sequence[Row], version: str) -> dict[str, Any]:
@@ -210,10 +258,9 @@ def line(row: dict[str, Any]) -> str:
     if row["direct"] is None:
         return f"{row['peer']} {row['version']}, {row['job']}: other numbers (difference {row['difference']:.1e})"
     span = f"{row['least']:.0f}–{row['most']:.0f}"
-    return (
-        f"{row['peer']} {row['version']}, {row['job']}: {row['direct']:.0f}× ({span}), chained {row['chained']:.0f}×, "
-        f"difference {row['difference']:.0e}"
-    )
+    chained = "" if row["chained"] is None else f"chained {row['chained']:.0f}×, "
+    told = f"{row['peer']} {row['version']}, {row['job']}: {row['direct']:.0f}× ({span}), {chained}"
+    return f"{told}difference {row['difference']:.0e}"
 
 
 if __name__ == "__main__":
