@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from crosspatch.core.errors import BadInput, CorruptFile, DiskFull
-from crosspatch.core.journal import ABOUT, HEAD, Journal, records
+from crosspatch.core.files import hold
+from crosspatch.core.journal import ABOUT, HEAD, LOCK, Journal, records
 
 WRITER = """
 import sys
@@ -152,3 +153,65 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
             assert (counts >= 50).all()
             assert (counts % 50 == 0).all()
     assert max(acknowledged) > 5
+
+
+def test_a_unit_that_two_writers_ran_is_read_once(tmp_path):
+    """Delivery is at least once, before and after compaction, also with a log beside the table."""
+    with Journal.open(tmp_path, "a") as first, Journal.open(tmp_path, "a") as second:
+        for writer in (first, second):
+            writer.append(7, some(0))
+        second.append(8, some(3))
+    journal = Journal.found(tmp_path)
+    for _ in range(2):
+        assert journal.read()["unit"].tolist() == [7] * 3 + [8] * 3
+        assert journal.done() == {7, 8}
+        journal.compact()
+    with journal:
+        journal.append(7, some(0))
+    assert journal.read()["cell"].tolist().count(1) == 1
+
+
+def test_the_first_writers_plan_stands(tmp_path):
+    """Whoever comes later takes it over; an older format is told."""
+    with Journal.open(tmp_path, "a", plan={"cuts": 1}) as first, Journal.open(tmp_path, "a", plan={"cuts": 2}) as late:
+        first.append(0, some(0))
+        late.append(1, some(3))
+        assert late.plan == {"cuts": 1}
+    assert Journal.open(tmp_path, "a", plan={"cuts": 3}).plan == {"cuts": 1}
+    about = json.loads((tmp_path / ABOUT).read_text())
+    (tmp_path / ABOUT).write_text(json.dumps(about | {"format": 1}))
+    with pytest.raises(BadInput, match="written by an older crosspatch"):
+        Journal.found(tmp_path)
+
+
+def test_compaction_leaves_the_logs_of_living_writers(tmp_path):
+    """What is still written to stays; another compaction at the same time is refused; without any there is no table."""
+    with Journal.open(tmp_path, "a") as alive:
+        alive.append(0, some(0))
+        assert Journal.found(tmp_path).compact() is None
+        with Journal.open(tmp_path, "a") as ended:
+            ended.append(1, some(3))
+        assert Journal.found(tmp_path).compact() is not None
+        assert len(list(tmp_path.glob("*.log"))) == 1
+        assert Journal.found(tmp_path).done() == {0, 1}
+        with (tmp_path / LOCK).open("ab") as turn:
+            assert hold(turn)
+            with pytest.raises(BadInput, match="compacted by another process"):
+                ended.compact()
+        alive.append(2, some(6))
+    assert Journal.found(tmp_path).done() == {0, 1, 2}
+
+
+def test_journals_of_one_question_are_merged(tmp_path):
+    """Units that are there already are not taken twice; another question or another cut is refused."""
+    for name, units, plan in (("a", (0, 1), {"cuts": 1}), ("b", (1, 2), {"cuts": 1}), ("c", (3,), {"cuts": 2})):
+        with Journal.open(tmp_path / name, "same", plan=plan) as journal:
+            for unit in units:
+                journal.append(unit, some(3 * unit))
+    with Journal.open(tmp_path / "a", "same") as joined:
+        assert joined.merge(Journal.found(tmp_path / "b")) == 1
+        assert sorted(joined.read()["cell"].tolist()) == list(range(9))
+        with pytest.raises(BadInput, match="was cut otherwise"):
+            joined.merge(Journal.found(tmp_path / "c"))
+        with pytest.raises(BadInput, match="answers another question"):
+            joined.merge(Journal(tmp_path / "b", "other"))
