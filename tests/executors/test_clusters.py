@@ -35,7 +35,7 @@ def test_ray_actors_are_killed(tmp_path):
         killed += bool(actors) and kill(rng.choice(actors))
     out, err = driver.communicate(timeout=180)
     assert out == "done\n", err
-    assert killed >= 3
+    assert killed >= 2
     check(Journal.found(folder).read())
 
 
