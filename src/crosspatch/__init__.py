@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosspatch import attribution, lenses, metrics, tasks
+    from crosspatch.attribution import Estimate, Estimator, Verify, attribute
     from crosspatch.core.errors import CrosspatchError
     from crosspatch.engine import (
         Ablation,
@@ -58,6 +59,8 @@ _HOME = {
     "Crew": "crosspatch.executors",
     "CrosspatchError": "crosspatch.core.errors",
     "Edge": "crosspatch.sites",
+    "Estimate": "crosspatch.attribution",
+    "Estimator": "crosspatch.attribution",
     "Effects": "crosspatch.engine",
     "Group": "crosspatch.sites",
     "Layout": "crosspatch.models",
@@ -72,8 +75,10 @@ _HOME = {
     "Resample": "crosspatch.engine",
     "Scale": "crosspatch.engine",
     "Site": "crosspatch.sites",
+    "Verify": "crosspatch.attribution",
     "Zero": "crosspatch.engine",
     "ablate": "crosspatch.engine",
+    "attribute": "crosspatch.attribution",
     "audit": "crosspatch.referee",
     "cache_activations": "crosspatch.engine",
     "capture": "crosspatch.engine",
@@ -101,6 +106,8 @@ __all__ = [
     "CrosspatchError",
     "Edge",
     "Effects",
+    "Estimate",
+    "Estimator",
     "Group",
     "Layout",
     "Mean",
@@ -114,8 +121,10 @@ __all__ = [
     "Resample",
     "Scale",
     "Site",
+    "Verify",
     "Zero",
     "ablate",
+    "attribute",
     "attribution",
     "audit",
     "cache_activations",
@@ -150,7 +159,12 @@ def __getattr__(name: str) -> Any:
 
 
 def load(folder: "str | PathLike[str]") -> "Effects":
-    """Load the effects that `Effects.save` wrote to a folder."""
+    """Load the effects that `Effects.save` wrote to a folder; an `Estimate` where they were estimated."""
     from crosspatch.engine import Effects
 
-    return Effects.load(Path(folder))
+    effects = Effects.load(Path(folder))
+    if "estimator" not in effects.provenance.get("settings", {}):
+        return effects
+    from crosspatch.attribution import Estimate
+
+    return Estimate.load(Path(folder))

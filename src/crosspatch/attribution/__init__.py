@@ -1,14 +1,38 @@
-"""Attribute a logit to the parts that add up to it: components, heads, neurons, source tokens."""
+"""Attribute a behaviour: exact linear parts of a logit, and estimates of patching from gradients, with their check."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosspatch.attribution.attribute import direct
+    from crosspatch.attribution.agreement import Agreement, compare_estimate
     from crosspatch.attribution.decomposition import Decomposition, Part
+    from crosspatch.attribution.direct_logits import direct
+    from crosspatch.attribution.estimate import Estimate
+    from crosspatch.attribution.estimating import Verify, attribute
+    from crosspatch.attribution.estimators import Estimator
 
-_HOME = {"Decomposition": "decomposition", "Part": "decomposition", "direct": "attribute"}
-__all__ = ["Decomposition", "Part", "direct"]
+_HOME = {
+    "Agreement": "agreement",
+    "Decomposition": "decomposition",
+    "Estimate": "estimate",
+    "Estimator": "estimators",
+    "Part": "decomposition",
+    "Verify": "estimating",
+    "attribute": "estimating",
+    "compare_estimate": "agreement",
+    "direct": "direct_logits",
+}
+__all__ = [
+    "Agreement",
+    "Decomposition",
+    "Estimate",
+    "Estimator",
+    "Part",
+    "Verify",
+    "attribute",
+    "compare_estimate",
+    "direct",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -322,7 +322,7 @@ class Effects:
 
         claim = self.claim()
         best = None if claim.row is None else claim.row.index
-        return notebook_html(sentence(claim), self.drawable(), scale=self.colours(), top=self.top(5), best=best)
+        return notebook_html(self.finding(), self.drawable(), scale=self.colours(), top=self.top(5), best=best)
 
     def __rich__(self) -> "Stack":
         from rich.console import Group as Stack

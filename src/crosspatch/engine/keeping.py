@@ -10,7 +10,7 @@ from crosspatch.core.errors import BadInput
 from crosspatch.core.journal import Journal, Notes
 from crosspatch.core.provenance import here
 from crosspatch.engine import together
-from crosspatch.engine.shipping import OPENER, describe, require_described
+from crosspatch.engine.shipping import describe, require_described
 from crosspatch.engine.sweep import Sweep
 from crosspatch.engine.units import SweepJob
 from crosspatch.executors import Crew, Setup, execute, pick
@@ -51,7 +51,7 @@ def _run_in(sweep: Sweep, task: Task, folder: Path) -> None:
     plan = {
         "cuts": sweep.cuts.to_json(),
         "units": len(sweep.units),
-        "opener": OPENER,
+        "opener": sweep.opener,
         "command": here()["command"],
         "question": describe(sweep, folder, shipped=shipped),
     }
@@ -64,7 +64,7 @@ def _run(sweep: Sweep, journal: Journal | Notes, folder: Path) -> None:
     sweep.sizes.require_room()
     job, progress = SweepJob(sweep), sweep.options.progress
     # On a GPU this process would need the memory of a second set of runs.
-    setup = Setup(OPENER, folder, sweep.cuts.threads, _devices(sweep), helps=sweep.model.device.type == "cpu")
+    setup = Setup(sweep.opener, folder, sweep.cuts.threads, _devices(sweep), helps=sweep.model.device.type == "cpu")
     try:
         progress.start(sum(unit.rows for unit in sweep.units), "patches")
         if sweep.model.together:

@@ -1,6 +1,6 @@
 """Tell a sweep's question to other processes as plain data, and open it there: the plan that a journal holds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from crosspatch.models.open import open_model
 from crosspatch.sites import Address, Group, Site, group_from_json, group_to_json
 from crosspatch.tasks import Corruption, Pair
 
-OPENER = "crosspatch.engine.shipping:open_job"
 WEIGHTS = "model"  # in the journal's folder: a module that was given as such
 INLINE = "Run it in this process (executor inline), or under torchrun (executor ranks)."
 
@@ -89,6 +88,7 @@ class QuestionData(_Data):
     corruption: CorruptionData
     ablation: AblationData | None
     paths: PathsData | None
+    more: dict[str, Any] = {}
 
 
 def require_described(sweep: Sweep) -> None:
@@ -137,6 +137,7 @@ def describe(sweep: Sweep, folder: Path, *, shipped: bool) -> dict[str, Any] | N
         direction=sweep.direction,
         corruption=CorruptionData(**asdict(sweep.corruption)),
         ablation=_ablation_data(sweep.ablation) if sweep.ablation else None,
+        more=dict(sweep.more()),
         paths=PathsData(to=tuple(to) or "logits", through=paths.through, local=paths.local) if paths else None,
     )
     return data.model_dump(mode="json")
@@ -148,8 +149,11 @@ def _saved(model: Model, folder: Path) -> Path:
     return folder.resolve()
 
 
-def open_job(folder: Path, device: str | None = None) -> SweepJob:
-    """Open the job that a journal's plan describes, on a device; for workers.
+Build = Callable[["QuestionData", Model], Sweep]
+
+
+def open_job(folder: Path, device: str | None = None, *, build: Build | None = None) -> SweepJob:
+    """Open the job that a journal's plan describes, on a device; for workers. `build` makes another kind of sweep.
 
     Raises:
         CorruptFile: the plan is none that this crosspatch wrote.
@@ -166,7 +170,7 @@ def open_job(folder: Path, device: str | None = None) -> SweepJob:
         torch.set_num_threads(int(cuts["threads"]))
     except (KeyError, TypeError, ValidationError) as error:
         raise CorruptFile(f"{str(folder)!r} holds no plan that other processes can run: {error}.") from error
-    sweep = _sweep(question, _opened(question.model, device))
+    sweep = (build or plain_sweep)(question, _opened(question.model, device))
     sweep.adopt(cuts)
     return SweepJob(sweep)
 
@@ -186,7 +190,8 @@ def _opened(data: ModelData, device: str | None) -> Model:
     return model
 
 
-def _sweep(question: QuestionData, model: Model) -> Sweep:
+def plain_sweep(question: QuestionData, model: Model) -> Sweep:
+    """Set up the sweep that a question asks for."""
     from crosspatch.engine.paths import Paths, PathSweep
 
     corruption = Corruption(**question.corruption.model_dump())

@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
+from crosspatch.core.errors import NotFinite
 from crosspatch.core.journal import UNIT, Columns
 from crosspatch.core.progress import Progress, SilentProgress
 from crosspatch.engine.ablation import Ablation, Means, zeros_like_run
@@ -91,6 +92,7 @@ class Sweep:
     packs: int = 0
     halvings: int = 0
     cuts: Cuts = field(init=False)
+    opener: ClassVar[str] = "crosspatch.engine.shipping:open_job"  # opens it in another process
     first: int | None = None  # the block that processes which run packs of their own begin at, in step
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -312,10 +314,30 @@ class Sweep:
         """Yield indices into `pack` and their final streams `[row, read, d_model]`."""
         return Walk(this.bench, this.base, this.written, this.local.extents, pack, self.first).run()
 
+    def measured(self, pack: Sequence[Cell], this: Pass) -> Iterator[tuple[Cell, list[float]]]:
+        """Yield each cell of a pack with its effect on every metric.
+
+        Raises:
+            NotFinite: the metric of a patched run is not a number.
+        """
+        for indices, stream in self.walk(pack, this):
+            pairs = torch.tensor([pack[i].pair for i in indices], device=self.model.device)
+            effects: Float[Tensor, "metric row"] = this.scorer(stream, pairs) - this.before[:, pairs]
+            for index, effect in zip(indices, effects.T.tolist(), strict=True):
+                cell = pack[index]
+                if not np.isfinite(effect).all():
+                    site, example = self.sites[cell.site], this.local.numbers[cell.pair]
+                    raise NotFinite(_not_finite(self.metrics, site, example, effect))
+                yield cell, effect
+
     @property
     def steps(self) -> bool:
         """Whether packs can be run in step with other processes' packs."""
         return True
+
+    def more(self) -> Mapping[str, Any]:
+        """Say what other processes need to know beside the question of a plain sweep."""
+        return {}
 
     def how(self) -> str:
         """Say what sets this kind of sweep apart from others of the same sites and pairs."""
@@ -347,3 +369,11 @@ class Sweep:
     def timed(self, phase: str) -> Timer:
         """Time a block as part of a phase."""
         return Timer(self.seconds, phase)
+
+
+def _not_finite(metrics: Sequence[Metric], site: Address, example: int, values: Sequence[float]) -> str:
+    name, value = next((m.name, v) for m, v in zip(metrics, values, strict=True) if not np.isfinite(v))
+    return (
+        f"{name} is {value} after patching {site} on example {example}: the patched run overflows. "
+        "Try dtype float32; the base and source runs are finite."
+    )

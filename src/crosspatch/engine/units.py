@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from crosspatch.core.errors import MemoryShortage, NotFinite
+from crosspatch.core.errors import MemoryShortage
 from crosspatch.core.journal import Columns
 from crosspatch.engine.attempt import Attempt
 from crosspatch.engine.cells import Cell
 from crosspatch.engine.local import Pass
-from crosspatch.metrics import Metric
-from crosspatch.sites import Address
 
 if TYPE_CHECKING:
     from crosspatch.engine.sweep import Sweep
@@ -53,9 +49,6 @@ class Unit(NamedTuple):
     rows: int
     work: int
     memory: int
-
-
-Scored = tuple[Cell, list[float]]
 
 
 @contextmanager
@@ -175,27 +168,16 @@ class SweepJob:
         examples = np.array([numbers[cell.pair] for cell, _ in found], int)
         return sweep.columns(sites, examples, np.array([effect for _, effect in found]))
 
-    def _run_pack(self, pack: Sequence[Cell], this: Pass) -> list[Scored]:
+    def _run_pack(self, pack: Sequence[Cell], this: Pass) -> list[tuple[Cell, list[float]]]:
         """Walk one pack; halves it when memory is short."""
         if not pack and self.sweep.first is None:
             return []
-        found: list[Scored] = []
+        found: list[tuple[Cell, list[float]]] = []
         with Attempt() as attempt, self.sweep.timed("patches"):
-            found = list(self._walk(pack, this))
+            found = list(self.sweep.measured(pack, this))
         if not attempt.short:
             return found
         return [each for half in self._halves(pack, "one row") for each in self._run_pack(half, this)]
-
-    def _walk(self, pack: Sequence[Cell], this: Pass) -> Iterator[Scored]:
-        for indices, stream in self.sweep.walk(pack, this):
-            pairs = torch.tensor([pack[i].pair for i in indices], device=self.sweep.model.device)
-            effects: Float[Tensor, "metric row"] = this.scorer(stream, pairs) - this.before[:, pairs]
-            for index, effect in zip(indices, effects.T.tolist(), strict=True):
-                cell = pack[index]
-                if not np.isfinite(effect).all():
-                    site, example = self.sweep.sites[cell.site], this.local.numbers[cell.pair]
-                    raise NotFinite(_not_finite(self.sweep.metrics, site, example, effect))
-                yield cell, effect
 
     def _halves(self, items: Sequence, smallest: str) -> list[list]:
         if self.sweep.model.together:
@@ -213,11 +195,3 @@ class SweepJob:
             torch.cuda.empty_cache()
         middle = len(items) // 2
         return [list(items[:middle]), list(items[middle:])]
-
-
-def _not_finite(metrics: Sequence[Metric], site: Address, example: int, values: Sequence[float]) -> str:
-    name, value = next((m.name, v) for m, v in zip(metrics, values, strict=True) if not np.isfinite(v))
-    return (
-        f"{name} is {value} after patching {site} on example {example}: the patched run overflows. "
-        "Try dtype float32; the base and source runs are finite."
-    )

@@ -92,6 +92,8 @@ def _start(claim: Claim, row: Row) -> str:
 
 def acting(direction: str, settings: Mapping[str, Any]) -> str:
     """Say what is done to a site, by the direction and the settings that a result stores."""
+    if settings.get("estimator"):
+        return f"By estimate ({settings['estimator_title']}), {acting(direction, {}).lower()}"
     if settings.get("ablation"):
         return f"{str(settings['ablation']['by']).capitalize()}-ablating"
     if settings.get("to"):

@@ -47,6 +47,23 @@ class Segment:
         return len(self.pairs) * self.span
 
 
+@dataclass(frozen=True)
+class Attended:
+    """One call of the model's own kernel: what it was given, in the kernel's own shapes, and what it gave.
+
+    `query` is `[row, head, query, d_head]`, `key` and `value` `[row, kv, key, d_head]`, all behind rotary embeddings
+    and norms; `out` is `[row, query, head, d_head]`.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    settings: Mapping[str, Any]
+    out: Tensor
+
+
 # Sees an attention pattern [batch, head, query, key]; returns another to stand in its place, or None.
 Watch = Callable[[Tensor], Tensor | None]
 
@@ -55,10 +72,10 @@ Watch = Callable[[Tensor], Tensor | None]
 class Job:
     """What attention must do for one call of one block.
 
-    `see_keys` and `see_pattern` are shown each segment's; `edit_mask(segment, mask, (rows, heads))` gives another mask,
-    `edit_heads(segment, out, values)` writes into what the heads give `[row, query, head, d_head]`. `skip`: attention
-    gives zeros, since what the heads give is overwritten anyway. `shard`: the model's attention has a part of the heads
-    on each rank, while all of the above speak of all heads.
+    `see_keys`, `see_pattern` and `see_attended` are shown each segment's; `edit_mask(segment, mask, (rows, heads))`
+    gives another mask, `edit_heads(segment, out, values)` writes into what the heads give `[row, query, head, d_head]`.
+    `skip`: attention gives zeros, since what the heads give is overwritten anyway. `shard`: the model's attention has a
+    part of the heads on each rank, while all of the above speak of all heads.
     """
 
     segments: Sequence[Segment] = ()
@@ -66,6 +83,7 @@ class Job:
     values: Float[Tensor, "pair kv pos d_head"] | None = None
     see_keys: Callable[[int, Tensor, Tensor], None] | None = None
     see_pattern: Callable[[int, Tensor], None] | None = None
+    see_attended: Callable[[int, Attended], None] | None = None
     edit_mask: Callable[[int, Tensor, tuple[int, int]], Tensor] | None = None
     edit_heads: Callable[[int, Tensor, Tensor], None] | None = None
     skip: bool = False
@@ -77,7 +95,7 @@ class Job:
     @property
     def watches(self) -> bool:
         """Whether somebody reads or writes attention row by row."""
-        watchers = (self.see_keys, self.see_pattern, self.edit_mask, self.edit_heads)
+        watchers = (self.see_keys, self.see_pattern, self.see_attended, self.edit_mask, self.edit_heads)
         return any(watcher is not None for watcher in watchers)
 
 
@@ -215,6 +233,17 @@ def _attend(
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *qkv, mask, **kwargs)
 
 
+def attend_again(job: Job, seen: Attended, *, query: Tensor | None = None, key: Tensor | None = None) -> Tensor:
+    """Call the model's own kernel once more with other queries or keys: what the heads would give."""
+    given = (seen.query if query is None else query, seen.key if key is None else key, seen.value)
+    return _attend(job, seen.module, given, seen.mask, seen.settings)[0]
+
+
+def pattern_of(job: Job, seen: Attended) -> Float[Tensor, "row head query key"]:
+    """Return the attention pattern of a call, by the model's own kernel."""
+    return _pattern(job, seen.module, (seen.query, seen.key, seen.value), seen.mask, seen.settings)
+
+
 def _pattern(
     job: Job, module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None, kwargs: Mapping[str, Any]
 ) -> Float[Tensor, "batch head query key"]:
@@ -235,7 +264,7 @@ def _attend_packed(
         return query.new_zeros(shape)
     if mask is not None and _bundles(job, mask):
         return _attend_bundled(job, module, qkv, mask, kwargs)
-    out = query.new_empty(shape)
+    outs: list[Tensor] = []
     first = 0
     for index, segment in enumerate(job.segments):
         last = first + segment.tokens
@@ -255,9 +284,11 @@ def _attend_packed(
             job.see_pattern(index, _pattern(job, module, (q, k, v), part, kwargs))
         if job.edit_heads is not None:
             job.edit_heads(index, result, v)
-        out[0, first:last] = result.flatten(0, 1)
+        if job.see_attended is not None:
+            job.see_attended(index, Attended(module, q, k, v, part, kwargs, result))
+        outs.append(result.flatten(0, 1))
         first = last
-    return out
+    return torch.cat(outs)[None]
 
 
 def _bundles(job: Job, mask: Tensor) -> bool:

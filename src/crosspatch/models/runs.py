@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crosspatch.models.anatomy import Anatomy, Point
-from crosspatch.models.attention import Job, Segment, rerouted
+from crosspatch.models.attention import Attended, Job, Segment, rerouted
 from crosspatch.models.blocks import block_list, embed, record_blocks
 from crosspatch.models.guard import refuse_compiled
 from crosspatch.models.hooks import Visit, visiting
 from crosspatch.models.model import Model
 from crosspatch.models.packed import BlockCaller, Packed, Padded, Past, flat_visit, positions_of
-from crosspatch.models.weights import untracked
+from crosspatch.models.weights import trackable, untracked
 
 MASKS = 1 << 24  # elements of the masks that are made at once
 
@@ -45,12 +45,15 @@ class Run:
 
     `stream[l]` is the residual stream entering block l `[pair, pos, d_model]`, the last one leaving the last block;
     `keys`, `values` are `[pair, kv, pos, d_head]` a layer; `seen[kind][l]` is `[pair, pos, width]`;
-    `patterns[l]` is `[pair, head, query, key]`.
+    `patterns[l]` is `[pair, head, query, key]`. `queries[l]` `[pair, head, pos, d_head]` and `turned[l]`
+    `[pair, kv, pos, d_head]` are the queries and keys that attention multiplies, behind rotary embeddings and norms.
     """
 
     stream: list[Tensor]
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    queries: dict[int, Tensor] = field(default_factory=dict)
+    turned: dict[int, Tensor] = field(default_factory=dict)
     seen: dict[str, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     patterns: dict[int, Tensor] = field(default_factory=dict)
 
@@ -71,13 +74,16 @@ class Bench:
 
 
 @contextmanager
-def workbench(model: Model, prompts: Prompts) -> Iterator[Bench]:
-    """Set the model up for direct calls of its blocks; everything is put back when the block ends."""
+def workbench(model: Model, prompts: Prompts, *, tracked: bool = False) -> Iterator[Bench]:
+    """Set the model up for direct calls of its blocks; everything is put back when the block ends.
+
+    `tracked`: calls under `torch.enable_grad` may be differentiated with respect to activations, never to weights.
+    """
     module, anatomy, job = model.module, model.anatomy, Job()
     blocks = block_list(module, anatomy)
     lengths = torch.tensor(prompts.lengths, device=prompts.ids.device)
     refuse_compiled(module)
-    with untracked(module):
+    with trackable(module) if tracked else untracked(module):
         if not anatomy.packed:
             yield Bench(model, prompts, Padded(module, anatomy, prompts.ids, lengths, blocks), job)
             return
@@ -135,6 +141,8 @@ def embedded(bench: Bench, prompts: Prompts, overlay: Overlay | None = None) -> 
     out: Tensor | None = None
     module, point = bench.model.module, Point(bench.anatomy.embedding, "output")
     for length, pairs in in_parts(by_shape([0] * len(prompts.lengths), prompts.lengths)):
+        if not length:
+            continue  # a lane of prefixes, of which this pair has none
         with visiting([] if overlay is None else [(module, point, overlay.on(pairs, length))]):
             part = embed(module, bench.anatomy, prompts.ids[pairs, :length])
         if out is None:
@@ -150,13 +158,15 @@ class Lane:
     """One of several runs that share each call of a block.
 
     With `starts`, pair i is run from position `starts[i]` on, against the first lane's keys and values before it: exact
-    where both lanes' prompts agree up to there. `kinds` are the activations to keep, `overlay` changes the embeddings.
+    where both lanes' prompts agree up to there; a pair that starts at its end is not run. `kinds` are the activations
+    to keep, `overlay` changes the embeddings, `scored` keeps the queries and keys that attention multiplies.
     """
 
     prompts: Prompts
     kinds: Sequence[str] = ()
     starts: Sequence[int] | None = None
     overlay: Overlay | None = None
+    scored: bool = False
 
 
 def run_lanes(bench: Bench, lanes: Sequence[Lane]) -> list[Run]:
@@ -167,17 +177,18 @@ def run_lanes(bench: Bench, lanes: Sequence[Lane]) -> list[Run]:
     if isinstance(bench.call, Padded) and len(lanes) > 1:
         calls = [replace(bench.call, ids=lane.prompts.ids) for lane in lanes]
         return [run_lanes(replace(bench, call=call), [lane])[0] for call, lane in zip(calls, lanes, strict=True)]
-    runs = [_Running.begin(bench, lane, keys=index == 0) for index, lane in enumerate(lanes)]
+    runs = [Running.begin(bench, lane, keys=index == 0) for index, lane in enumerate(lanes)]
     segments = [segment for run in runs for segment in run.segments]
     hidden = torch.cat([run.entering() for run in runs])
     for layer in range(bench.anatomy.layers):
         watch = _Watch(bench, runs, layer)
         bench.job.see_keys = watch.keys
         bench.job.see_pattern = watch.patterns if any("attn.pattern" in lane.kinds for lane in lanes) else None
+        bench.job.see_attended = watch.attended if any(lane.scored for lane in lanes) else None
         hidden = bench.call(layer, hidden, segments, past=None, visits=watch.visits(), job=bench.job)
         for run, part in zip(runs, hidden.split([run.tokens for run in runs]), strict=True):
             run.leave(part)
-    bench.job.see_keys = bench.job.see_pattern = None
+    bench.job.see_keys = bench.job.see_pattern = bench.job.see_attended = None
     return [run.run for run in runs]
 
 
@@ -187,7 +198,7 @@ def past_of(run: Run, layer: int) -> Past | None:
 
 
 @dataclass(frozen=True)
-class _Running:
+class Running:
     """One lane on its way: its segments, and the pair and position of each of its packed tokens."""
 
     lane: Lane
@@ -198,10 +209,11 @@ class _Running:
     positions: Int[Tensor, " token"]
 
     @classmethod
-    def begin(cls, bench: Bench, lane: Lane, *, keys: bool) -> "_Running":
+    def begin(cls, bench: Bench, lane: Lane, *, keys: bool) -> "Running":
+        """Embed a lane's prompts and lay out the tokens that are run; `keys`: keep keys and values."""
         prompts, device = lane.prompts, lane.prompts.ids.device
         starts = lane.starts if lane.starts is not None and bench.anatomy.packed else [0] * len(prompts.lengths)
-        shapes = by_shape(starts, prompts.lengths)
+        shapes = {(s, n): pairs for (s, n), pairs in by_shape(starts, prompts.lengths).items() if s < n}
         segments = [Segment(s, n - s, torch.tensor(pairs, device=device)) for (s, n), pairs in shapes.items()]
         pairs = torch.cat([segment.pairs.repeat_interleave(segment.span) for segment in segments])
         return cls(
@@ -210,12 +222,15 @@ class _Running:
 
     @property
     def tokens(self) -> int:
+        """Number of tokens that are run."""
         return len(self.pairs)
 
     def entering(self) -> Float[Tensor, "token d_model"]:
+        """Return what the first block reads, token by token."""
         return self.run.stream[0][self.pairs, self.positions]
 
     def leave(self, hidden: Float[Tensor, "token d_model"]) -> None:
+        """Keep the stream that leaves a block."""
         self.run.stream.append(self.spread(hidden))
 
     def spread(self, flat: Float[Tensor, "token width"]) -> Float[Tensor, "pair pos width"]:
@@ -233,7 +248,18 @@ class _Running:
             kept[layer][segment.pairs.to(new.device), :, segment.start : segment.start + segment.span] = new
         job.keys, job.values = self.run.keys[layer], self.run.values[layer]
 
+    def keep_attended(self, layer: int, segment: Segment, seen: Attended) -> None:
+        """Store the queries and keys of a segment's own tokens."""
+        span = slice(segment.start, segment.start + segment.span)
+        own = seen.key[:, :, span]
+        for kept, new in ((self.run.queries, seen.query), (self.run.turned, own)):
+            if layer not in kept:
+                pairs, width = self.run.stream[0].shape[:2]
+                kept[layer] = new.new_zeros(pairs, new.shape[1], width, new.shape[-1])
+            kept[layer][segment.pairs.to(new.device), :, span] = new
+
     def keep_pattern(self, layer: int, segment: Segment, pattern: Tensor) -> None:
+        """Store a segment's attention pattern."""
         if layer not in self.run.patterns:
             pairs, width = self.run.stream[0].shape[:2]
             self.run.patterns[layer] = pattern.new_zeros(pairs, pattern.shape[1], width, width)
@@ -246,10 +272,10 @@ class _Watch:
     """Hands what passes by in one layer to the lane it belongs to."""
 
     bench: Bench
-    runs: Sequence[_Running]
+    runs: Sequence[Running]
     layer: int
 
-    def owner(self, index: int) -> tuple[_Running, Segment]:
+    def owner(self, index: int) -> tuple[Running, Segment]:
         for run in self.runs:
             if index < len(run.segments):
                 return run, run.segments[index]
@@ -265,6 +291,11 @@ class _Watch:
         run, segment = self.owner(index)
         if "attn.pattern" in run.lane.kinds:
             run.keep_pattern(self.layer, segment, pattern)
+
+    def attended(self, index: int, seen: Attended) -> None:
+        run, segment = self.owner(index)
+        if run.lane.scored:
+            run.keep_attended(self.layer, segment, seen)
 
     def visits(self) -> list[tuple[Point, Visit]]:
         """Return readers of every kind that some lane keeps."""

@@ -30,6 +30,20 @@ def untracked(module: nn.Module) -> AbstractContextManager[Any]:
     return torch.no_grad() if is_fsdp(module) else torch.inference_mode()
 
 
+@contextmanager
+def trackable(module: nn.Module) -> Iterator[None]:
+    """Let activations have gradients where `torch.enable_grad` is on, and weights none; both are put back after."""
+    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            for parameter in asked:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in asked:
+                parameter.requires_grad_(True)
+
+
 def device_of(part: nn.Module) -> torch.device | None:
     """Return the device that a part computes on, wherever its weights wait meanwhile; None if it has no weights."""
     for each in part.modules():

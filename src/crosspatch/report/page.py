@@ -12,7 +12,7 @@ from crosspatch.draw import Scale, colour_bar_svg, heatmap_svg
 from crosspatch.draw.heatmap import class_paint
 from crosspatch.engine.effects import MOST_CELLS, Effects, Grid
 from crosspatch.engine.tables import Row
-from crosspatch.engine.wording import ends, metric_words, normalisation_words, sentence
+from crosspatch.engine.wording import ends, metric_words, normalisation_words
 from crosspatch.report import sections
 from crosspatch.report.frame import clean_text, page_style, policy, read_asset, template
 from crosspatch.report.payload import Payload, build_payload
@@ -40,7 +40,7 @@ def page_html(effects: Effects) -> str:
     heads = [row for grid in grids if _has_units(grid) for row in effects.top(UNIT_ROWS, kind=grid.kind)]
     payload = build_payload(effects, grids, top=sorted({row.index for row in (*rows, *strongest, *heads)}))
     html = template("page.html").render(
-        finding=sentence(claim),
+        finding=effects.finding(),
         chips=sections.chips(effects),
         strongest=sections.top_lines(effects, strongest),
         heads=sections.top_lines(effects, heads),
