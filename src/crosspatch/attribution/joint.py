@@ -140,6 +140,6 @@ class Joint:
         by = self.task.corruption.by
         if by in _OF_ALL_PAIRS and len(self.task.pairs) > 1:
             raise BadInput(
-                f"corruption {by!r} with {len(self.task.pairs)} pairs: sets of nodes are patched pair by pair, and such "
-                "a corrupt run depends on the other pairs. Corrupt by other tokens, by 'zero', or give one pair."
+                f"corruption {by!r} with {len(self.task.pairs)} pairs: sets of nodes are patched pair by pair, and "
+                "such a corrupt run depends on the other pairs. Corrupt by other tokens, by 'zero', or give one pair."
             )

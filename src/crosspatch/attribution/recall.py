@@ -92,7 +92,8 @@ def _permutation(order: Places | Sequence[int], truth: Truth) -> Int64[np.ndarra
     nodes = np.asarray(order, dtype=np.int64)
     if not np.array_equal(np.sort(nodes), np.arange(len(truth))):
         raise BadInput(
-            f"an order of {len(nodes)} entries for {len(truth)} nodes: each of 0..{len(truth) - 1} must stand in it once."
+            f"an order of {len(nodes)} entries for {len(truth)} nodes: each of 0..{len(truth) - 1} must stand in it "
+            "once."
         )
     if np.isnan(truth).any():
         raise BadInput(

@@ -11,7 +11,7 @@ from crosspatch.core.errors import BadInput
 Values = Float64[np.ndarray, " value"]
 
 _LOG_GAMMA = np.frompyfunc(math.lgamma, 1, 1)
-_TINY, _CLOSE, _MOST_STEPS = 1e-300, 1e-15, 20_000
+_TINY, _CLOSE, _MOST_STEPS = 1e-300, 4e-15, 20_000
 
 
 def t_tail(t: Values, freedom: Values) -> Values:
@@ -63,7 +63,7 @@ def _density(t: Values, freedom: Values) -> Values:
 
 
 def _log_gamma(values: Values) -> Values:
-    return _LOG_GAMMA(values).astype(np.float64)
+    return np.asarray(_LOG_GAMMA(values), dtype=np.float64)
 
 
 def _beta_share(x: Values, rest: Values, a: Values) -> Values:
@@ -80,23 +80,20 @@ def _beta_share(x: Values, rest: Values, a: Values) -> Values:
 
 
 def _fraction(x: Values, a: Values, b: Values) -> Values:
-    """Evaluate the continued fraction of the incomplete beta function (DLMF 8.17.22) from its head, as Lentz does."""
-    ratio, inverse, value = np.ones_like(x), np.zeros_like(x), np.ones_like(x)
-    for number in range(_MOST_STEPS):
+    """Evaluate 1/(1 + d₁/(1 + d₂/(1 + …))) of the incomplete beta function (DLMF 8.17.22) by Lentz's method."""
+    above, below, value = np.ones_like(x), np.zeros_like(x), np.ones_like(x)
+    for number in range(1, _MOST_STEPS):
         m = number // 2
-        if number == 0:
-            term = np.ones_like(x)
-        elif number % 2 == 1:
+        if number % 2:
             term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         else:
             term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        inverse = 1.0 / _off_zero(1.0 + term * inverse)
-        ratio = _off_zero(1.0 + term / ratio) if number else np.full_like(x, 1.0 / _TINY)
-        change = inverse * ratio if number else np.ones_like(x)
-        value = value * change
-        if number > 1 and (np.abs(change - 1.0) < _CLOSE * 10).all():
+        below = 1.0 / _off_zero(1.0 + term * below)
+        above = _off_zero(1.0 + term / above)
+        value = value * above * below
+        if (np.abs(above * below - 1.0) < _CLOSE).all():
             break
-    return value
+    return 1.0 / value
 
 
 def _off_zero(values: Values) -> Values:

@@ -88,7 +88,7 @@ class Subsets:
     @cached_property
     def still(self) -> Bool[np.ndarray, " node"]:
         """Nodes whose patch changes nothing on any pair, whatever else is patched: their effect is known to be zero."""
-        return ~self.ground.live.any(axis=0)
+        return np.asarray(~self.ground.live.any(axis=0))
 
     def members(self, part: slice) -> Bool[np.ndarray, "sample node"]:
         """Unpack some samples' membership."""
