@@ -10,7 +10,7 @@ from crosspatch.core.errors import BadInput
 from crosspatch.engine.cells import cells_of
 from crosspatch.engine.effects import Effects
 from crosspatch.engine.keeping import task_hash
-from crosspatch.engine.patching import Question, patch, prepare
+from crosspatch.engine.patching import Question, Sites, patch, prepare
 from crosspatch.engine.select import select_single
 from crosspatch.engine.sweep import Options
 from crosspatch.metrics import Metric
@@ -45,7 +45,7 @@ class Ground:
     question: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: Model, task: Task, sites: str | Sequence[Site], *, asked: Asked) -> "Ground":
+    def of(cls, model: Model, task: Task, sites: Sites, *, asked: Asked) -> "Ground":
         """Check the question and find which pairs have which nodes, without running the model.
 
         Raises:

@@ -9,9 +9,9 @@ from jaxtyping import Float, Float64, Int, Int64
 from crosspatch.core.errors import BadInput
 
 Truth = Float[np.ndarray, " node"]
-Places = Int[np.ndarray, " node"]
+Places = Int[np.ndarray, " place"]
 Costs = Float64[np.ndarray, " k"]
-Spent = float | int | Float64[np.ndarray, " node"]
+Spent = float | int | Float64[np.ndarray, " place"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +23,8 @@ class Order:
     """
 
     method: str
-    nodes: Int64[np.ndarray, " node"]
-    spent: Float64[np.ndarray, " node"]
+    nodes: Int64[np.ndarray, " place"]
+    spent: Float64[np.ndarray, " place"]
 
     @classmethod
     def by_score(cls, method: str, scores: Truth, *, spent: float = 0.0) -> "Order":
@@ -66,7 +66,7 @@ def oracle(truth: Truth) -> Costs:
     return np.arange(1, len(truth) + 1, dtype=np.float64)
 
 
-def area(costs: Costs, best: Costs) -> float:
+def area(costs: Costs, best: Float64[np.ndarray, " best"]) -> float:
     """Average the relative cost over K: exp(Σ_K log(cost_K / best_K)/K / Σ_K 1/K), 1 for the oracle; NaN of no node.
 
     The inverse-rank-weighted geometric mean of Kramár et al. 2024.
@@ -88,7 +88,7 @@ def recall_curve(order: Order, truth: Truth) -> RecallCurve:
     return RecallCurve(order.method, costs, area(costs, oracle(truth)))
 
 
-def _permutation(order: Places | Sequence[int], truth: Truth) -> Int64[np.ndarray, " node"]:
+def _permutation(order: Places | Sequence[int], truth: Truth) -> Int64[np.ndarray, " place"]:
     nodes = np.asarray(order, dtype=np.int64)
     if not np.array_equal(np.sort(nodes), np.arange(len(truth))):
         raise BadInput(

@@ -1,6 +1,5 @@
 """Random subsets of nodes, each patched jointly on one random pair: the samples that bound what was missed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -9,6 +8,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 
 from crosspatch.attribution.joint import Asked, Ground, Joint
 from crosspatch.core.errors import BadInput
+from crosspatch.engine.patching import Sites
 from crosspatch.engine.sweep import Options
 from crosspatch.models.model import Model
 from crosspatch.sites import Site
@@ -54,13 +54,6 @@ class Subsets:
     effects: Float64[np.ndarray, " sample"]
     pairs: Int64[np.ndarray, " sample"]
     designs: tuple[Sampling, ...]
-
-    def __post_init__(self) -> None:
-        if len({len(self.packed), len(self.effects), len(self.pairs)}) > 1:
-            raise BadInput(
-                f"{len(self.packed)} subsets, {len(self.effects)} effects and {len(self.pairs)} pairs: one of each a "
-                "sample is needed."
-            )
 
     def __len__(self) -> int:
         return len(self.effects)
@@ -126,7 +119,7 @@ class Subsets:
 
 
 def sample_subsets(
-    model: Model, task: Task, sites: str | Sequence[Site], *, design: Sampling, options: Options | None = None
+    model: Model, task: Task, sites: Sites, *, design: Sampling, options: Options | None = None
 ) -> Subsets:
     """Draw subsets of the nodes and patch each jointly and exactly, in one run on one uniformly drawn pair.
 
