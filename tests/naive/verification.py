@@ -24,7 +24,9 @@ def naive_welch(members, effects, node):
     for side in (inside, outside):
         means.append(sum(side) / len(side))
         squares.append(sum((value - means[-1]) ** 2 for value in side) / (len(side) - 1) / len(side))
-    freedom = sum(squares) ** 2 / sum(s**2 / (len(side) - 1) for s, side in zip(squares, (inside, outside), strict=True))
+    freedom = sum(squares) ** 2 / sum(
+        s**2 / (len(side) - 1) for s, side in zip(squares, (inside, outside), strict=True)
+    )
     return means[0] - means[1], sum(squares) ** 0.5, freedom
 
 
