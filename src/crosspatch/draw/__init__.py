@@ -6,6 +6,8 @@ from crosspatch.draw.colour import diverging as diverging
 from crosspatch.draw.colour import level_class as level_class
 from crosspatch.draw.colour import level_css as level_css
 from crosspatch.draw.colour import nice_limit as nice_limit
+from crosspatch.draw.curves import Curve as Curve
+from crosspatch.draw.curves import curves_svg as curves_svg
 from crosspatch.draw.heatmap import colour_bar_svg as colour_bar_svg
 from crosspatch.draw.heatmap import heatmap_svg as heatmap_svg
 from crosspatch.draw.html import table_html as table_html
