@@ -105,7 +105,7 @@ class Bound:
 
 
 def bound_missed(subsets: Subsets, *, verified: Collection[Site] = (), level: float = 0.99) -> Bound:
-    """Bound the effect of the nodes that were not verified (Kramár et al. 2024, arXiv 2403.00745, section 3.3).
+    """Bound the effect of the nodes that were not verified (Kramár et al. 2024, arXiv 2403.00745).
 
     For each node the hypothesis |mean effect| ≥ θ is tested by a one-sided Welch test; the bound is the least θ that
     all unverified nodes' tests reject, θ* = max over n of |ī₊ − ī₋| + s_W · t_{ν, level}. No correction for the number

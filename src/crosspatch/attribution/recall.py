@@ -46,7 +46,7 @@ def recall_costs(order: Places | Sequence[int], truth: Truth, *, spent: Spent = 
     """Give the cost, in forward passes over all pairs, at which the true top K have all been verified, K = 1 … n.
 
     `truth` are exact scores c(n) = mean over pairs of |effect|; ties are ranked by index. `spent` is what the estimate
-    cost, or what was spent beside verifications before each place of the order. (Kramár et al. 2024, section 4.)
+    cost, or what was spent beside verifications before each place of the order. (Kramár et al. 2024.)
 
     Raises:
         BadInput: an order that does not name each node once, a score that is no number, or costs of another length.
