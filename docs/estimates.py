@@ -37,7 +37,8 @@ TASKS = {
 }
 PAIRS, FEWER = 8, 3
 STREAM = "resid.pre, attn.out, mlp.out"
-NODES = "attn.q@*, attn.k@*, attn.v@*, attn.head@*, mlp.out@*"
+KINDS = ("attn.q", "attn.k", "attn.v", "attn.head", "mlp.out")
+PLACES = {"docstring": "C_def|C_doc|end"}  # elsewhere all positions
 ESTIMATORS = {
     "AtP": {"by": "atp"},
     "AtP + GradDrop": {"by": "atp-drop"},
@@ -76,10 +77,10 @@ def correlations(model, task) -> dict:
     return found
 
 
-def recall(model, task) -> dict:
+def recall(model, task, places: str) -> dict:
     """Order all heads' queries, keys, values and outputs and all MLPs, by position; noise the clean run, exactly."""
     began = time.perf_counter()
-    exact = xp.patch(model, task, sites=NODES, direction="noise")
+    exact = xp.patch(model, task, sites=", ".join(f"{kind}@{places}" for kind in KINDS), direction="noise")
     truth, nodes = scores(exact), list(exact.sites)
     live = [i for i in range(len(nodes)) if truth[i] > 0]  # the rest is zero by construction, for every method
     nodes, truth = [nodes[i] for i in live], truth[live]
@@ -126,7 +127,7 @@ def measure(name: str) -> dict:
     model = xp.open_model("gemma-3-270m")
     few = xp.tasks.get_task(name, model, n=FEWER, **TASKS[name])
     found = {"correlations": correlations(model, xp.tasks.get_task(name, model, n=PAIRS, **TASKS[name]))}
-    found["recall"] = recall(model, few)
+    found["recall"] = recall(model, few, PLACES.get(name, "*"))
     SAVED.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found))
     return found

@@ -167,7 +167,7 @@ def test_bad_questions():
     model, design = opened("gpt2"), Sampling(5, 0.5)
     with pytest.raises(BadInput, match="no sites"):
         sample_subsets(model, TASK, [], design=design)
-    with pytest.raises(UnknownName, match=r"layers 0..2"):
+    with pytest.raises(UnknownName, match=r"layers 0\.\.2"):
         sample_subsets(model, TASK, [Site("mlp.out", 9, None, 2)], design=design)
     with pytest.raises(BadInput, match="group"):
         sample_subsets(model, TASK, [Group("g", SITES[:2])], design=design)

@@ -150,18 +150,18 @@ def hierarchical(tree: Tree, scores: Scores) -> Order:
     """
     _require_scores(tree, scores)
     ranks = np.nan_to_num(scores, nan=-np.inf)
-    queue, patches = [(0.0, 0)], int(len(tree.sites) == 1)
+    queue, patches = [(0.0, 0, 0)], int(len(tree.sites) == 1)  # −score, when it was patched, the set
     nodes, paid = [], []
     while queue:
-        _, here = heapq.heappop(queue)
+        *_, here = heapq.heappop(queue)
         halves = tree.children[here]
         if halves is None:
             nodes.append(tree.members[here][0])
             paid.append(float(patches))
             continue
-        patches += 2
         for half in halves:
-            heapq.heappush(queue, (-float(ranks[half]), half))
+            patches += 1
+            heapq.heappush(queue, (-float(ranks[half]), patches, half))
     verified = np.arange(1, len(nodes) + 1)
     return Order("hierarchical", np.array(nodes, dtype=np.int64), np.array(paid) - verified)
 

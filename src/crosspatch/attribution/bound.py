@@ -43,7 +43,7 @@ class Contrast:
         steps[spread] = self.error[spread] * t_quantile(level, self.freedom[spread])
         return np.where(self.enough, np.abs(np.nan_to_num(self.difference)) + steps, np.inf)
 
-    def p_values(self, theta: float) -> Nodes:
+    def p_values(self, theta: float | int) -> Nodes:
         """Test for each node that its |mean effect| is at least `theta`: P(T_ν > (θ − |difference|)/s_W); 1 if unknown.
 
         Without any spread it is 0 for a difference below `theta`, else 1.
@@ -105,7 +105,7 @@ class Bound:
 
 
 def bound_missed(subsets: Subsets, *, verified: Collection[Site] = (), level: float = 0.99) -> Bound:
-    """Bound the effect of the nodes that were not verified (Kramár et al. 2024, arXiv 2403.00745, section 3.3).
+    """Bound the effect of the nodes that were not verified (Kramár et al. 2024, arXiv 2403.00745).
 
     For each node the hypothesis |mean effect| ≥ θ is tested by a one-sided Welch test; the bound is the least θ that
     all unverified nodes' tests reject, θ* = max over n of |ī₊ − ī₋| + s_W · t_{ν, level}. No correction for the number
@@ -132,7 +132,7 @@ def theta_of(subsets: Subsets, *, verified: Collection[Site] = (), level: float 
     return bound_missed(subsets, verified=verified, level=level).theta
 
 
-def p_missed(subsets: Subsets, theta: float, *, verified: Collection[Site] = ()) -> float:
+def p_missed(subsets: Subsets, theta: float | int, *, verified: Collection[Site] = ()) -> float:
     """Test that some unverified node has a |mean effect| of at least `theta`: the largest p-value of theirs.
 
     It is 1 while a node was in too few samples, and 0 where no node is left.

@@ -27,7 +27,7 @@ class Order:
     spent: Float64[np.ndarray, " place"]
 
     @classmethod
-    def by_score(cls, method: str, scores: Truth, *, spent: float = 0.0) -> "Order":
+    def by_score(cls, method: str, scores: Truth, *, spent: float | int = 0.0) -> "Order":
         """Order nodes by an estimate, largest first; ties by index, NaN last. `spent` is what the estimate cost."""
         nodes = np.argsort(-np.nan_to_num(scores.astype(np.float64), nan=-np.inf), kind="stable")
         return cls(method, nodes.astype(np.int64), np.full(len(nodes), float(spent)))
@@ -46,17 +46,17 @@ def recall_costs(order: Places | Sequence[int], truth: Truth, *, spent: Spent = 
     """Give the cost, in forward passes over all pairs, at which the true top K have all been verified, K = 1 … n.
 
     `truth` are exact scores c(n) = mean over pairs of |effect|; ties are ranked by index. `spent` is what the estimate
-    cost, or what was spent beside verifications before each place of the order. (Kramár et al. 2024, section 4.)
+    cost, or what was spent beside verifications before each place of the order. (Kramár et al. 2024.)
 
     Raises:
         BadInput: an order that does not name each node once, a score that is no number, or costs of another length.
     """
     nodes = _permutation(order, truth)
-    paid = np.arange(1, len(nodes) + 1) + np.asarray(spent, dtype=np.float64)
-    if paid.shape != nodes.shape:
+    extra = np.asarray(spent, dtype=np.float64)
+    if extra.shape not in ((), nodes.shape):
         raise BadInput(f"costs of {np.shape(spent)} for {len(nodes)} nodes: give one number, or one a place.")
     when = np.empty(len(nodes))
-    when[nodes] = paid
+    when[nodes] = np.arange(1, len(nodes) + 1) + extra
     # Largest first, ties by index; a top K is verified when its last node is.
     return np.maximum.accumulate(when[np.argsort(-truth.astype(np.float64), kind="stable")])
 

@@ -123,7 +123,7 @@ def sample_subsets(
 ) -> Subsets:
     """Draw subsets of the nodes and patch each jointly and exactly, in one run on one uniformly drawn pair.
 
-    The diagnostic sampling of Kramár et al. 2024 (arXiv 2403.00745, AtP*, algorithm 1). Samples on the same pair share
+    The diagnostic sampling of Kramár et al. 2024 (arXiv 2403.00745, AtP*). Samples on the same pair share
     its two runs; an empty subset has effect 0 and no run. Members that overlap act as `Joint` says. With a journal each
     pair has a folder of its own in it. Ctrl-C ends early: what is missing is NaN.
 

@@ -43,8 +43,8 @@ class _Axis:
 
     low: float
     high: float
-    start: float
-    stop: float
+    start: int
+    stop: int
 
     def at(self, value: float) -> float:
         share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -89,7 +89,7 @@ def curves_svg(curves: Sequence[Curve], *, title: str, x_label: str, y_label: st
     )
 
 
-def _axis(values: Sequence[np.ndarray], start: float, stop: float) -> _Axis:
+def _axis(values: Sequence[np.ndarray], start: int, stop: int) -> _Axis:
     """Span all finite values; a single one stands in the middle of a decade, none at one."""
     every = np.concatenate(values)
     every = every[np.isfinite(every)]
