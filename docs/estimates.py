@@ -149,7 +149,10 @@ def correlation_table(results: dict) -> list[str]:
 
 def recall_table(results: dict) -> list[str]:
     """Write the areas of the cost of verified recall (1 is the oracle), methods in order of their geometric mean."""
-    areas = {name: [r["recall"]["areas"][name] for r in results.values()] for name in next(iter(results.values()))["recall"]["areas"]}
+    areas = {
+        name: [r["recall"]["areas"][name] for r in results.values()]
+        for name in next(iter(results.values()))["recall"]["areas"]
+    }
     means = {name: float(np.exp(np.mean(np.log(values)))) for name, values in areas.items()}
     head = " | ".join(f"{task} ({found['recall']['nodes']:,} nodes)" for task, found in results.items())
     lines = [f"| order by | {head} | mean |", "|---|" + "---:|" * (len(results) + 1)]
@@ -160,7 +163,10 @@ def recall_table(results: dict) -> list[str]:
 
 def bound_table(results: dict) -> list[str]:
     """Write the bound on missed nodes beside what was really missed, as shares of the gap."""
-    lines = ["| task | bound | largest missed \\|mean effect\\| | largest missed mean \\|effect\\| |", "|---|---:|---:|---:|"]
+    lines = [
+        "| task | bound | largest missed \\|mean effect\\| | largest missed mean \\|effect\\| |",
+        "|---|---:|---:|---:|",
+    ]
     for task, found in results.items():
         r = found["recall"]
         lines.append(f"| {task} | {r['bound']:.3f} | {r['missed_mean']:.3f} | {r['missed_size']:.3f} |")

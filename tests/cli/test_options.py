@@ -50,7 +50,13 @@ SURFACE = {
     | TASK
     | MACHINE
     | TALK,
-    "attribute": {"MODEL", "--by", "--parts", "--run", "--answer", "--top", "--out"} | TASK | MACHINE | TALK,
+    "attribute": {"MODEL", "--by", "--parts", "--run", "--answer"}
+    | {"--sites", "--direction", "--metric", "--preset", "--steps", "--points", "--verify", "--checkpoint"}
+    | (SWEEP - {"--tokens"})
+    | KEPT
+    | TASK
+    | MACHINE
+    | TALK,
     "lens": {"MODEL", "--heads", "--weighting", "--run", "--repeated", "--out"} | TASK | MACHINE | TALK,
     "sites": {"MODEL"} | MACHINE | TALK,
     "tasks": {"NAME", "--check", "--model", "--preview", "--no-preview", "--n", "--seed", "--set"} | MACHINE | TALK,

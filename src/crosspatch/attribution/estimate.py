@@ -66,7 +66,13 @@ class Estimate(Effects):
         estimated = super().finding() if self.signed else self._largest()
         if self.exact is None or self.agreement is None:
             return f"{estimated} None of it was verified: patch the top sites exactly (verify=20)."
-        return f"{estimated} {self.agreement} {self.exact.finding()}"
+        found, drawn = self.agreement, int((~self.agreement.top).sum())
+        missed = f"; of {drawn} drawn at random {len(found.false_negatives)} had been missed" if drawn else ""
+        wrong = f", {len(found.sign_errors)} wrong signs" if self.signed else ""
+        return (
+            f"{estimated} Patched exactly, {len(found.sites)} sites correlate with it at {number(found.pearson)} "
+            f"(Pearson){wrong}{missed}."
+        )
 
     def _largest(self) -> str:
         order = self.order()

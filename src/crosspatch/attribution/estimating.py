@@ -79,10 +79,13 @@ def attribute(
     sweep = estimate_sweep(model, task, question, how, options=options, checkpoint=checkpoint)
     plan = sweep.plan()
     run_kept(sweep, task)
-    run = {"sites": selection_text(sites), "seconds": time.perf_counter() - began, "verified": 0}
-    run |= how.settings() | {"estimator_title": how.title, "checkpoint": checkpoint}
+    run = {"sites": selection_text(sites), "seconds": time.perf_counter() - began, "verified": 0, "verify": wanted.top}
+    run |= how.settings() | {"estimator_settings": how.settings(), "estimator_title": how.title}
+    run |= {"checkpoint": checkpoint}
     found = estimate_of(effects_of(sweep, task, plan, run))
-    return verified(model, task, found, wanted, options=options, metric=metric) if wanted.top else found
+    if not wanted.top or not sweep.complete:
+        return found
+    return verified(model, task, found, wanted, options=options, metric=metric)
 
 
 def estimate_sweep(

@@ -61,8 +61,8 @@ class Estimator:
     @property
     def title(self) -> str:
         """Name it with its settings."""
-        more = [self.preset] if self.rules else [f"{self.steps} steps, {self.points}"] if self.path else []
-        return " ".join((TITLES[self.name], *(f"({text})" for text in more)))
+        more = [f"rules {self.preset}"] if self.rules else [f"{self.steps} steps"] if self.path else []
+        return ", ".join((TITLES[self.name], *more))
 
 
 TITLES: Mapping[str, str] = MappingProxyType(

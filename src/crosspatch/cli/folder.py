@@ -85,13 +85,13 @@ def find_place(question: "Question", *, out: Path | None, resume: Path | None, v
 
 
 def _resumed(folder: Path, question: "Question", *, named: bool, voice: Voice) -> Place:
+    from crosspatch import load
     from crosspatch.cli.question import key_of
-    from crosspatch.engine.effects import Effects
 
     if not named and not (folder / META).exists():
         voice.say(f"nothing to resume in {folder}: starting from the beginning.")
         return Place(folder)
-    earlier = Effects.load(folder)
+    earlier = load(folder)
     if key_of(earlier) != question.key:
         raise BadInput(
             f"cannot resume {folder}: it is another question ({_difference(earlier, question)}). Give the options that "
@@ -102,12 +102,12 @@ def _resumed(folder: Path, question: "Question", *, named: bool, voice: Voice) -
 
 def _there(folder: Path, voice: Voice) -> "Effects | None":
     """Load what a folder holds; None if it holds no run, or a damaged one, which may be replaced."""
-    from crosspatch.engine.effects import Effects
+    from crosspatch import load
 
     if not (folder / META).exists():
         return None
     try:
-        return Effects.load(folder)
+        return load(folder)
     except CorruptFile as damage:
         voice.say(f"{folder} holds a damaged run, which is replaced ({damage})")
         return None
@@ -206,10 +206,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
             return found
     except (OSError, ValueError):
         pass
-    from crosspatch.engine.effects import Effects
+    from crosspatch import load
     from crosspatch.report.summary import summary_of
 
-    return summary_of(Effects.load(folder), top=5)
+    return summary_of(load(folder), top=5)
 
 
 def audit_in(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from crosspatch.cli.say import Voice
 from crosspatch.core.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
+    from crosspatch.attribution import Estimate, Estimator
     from crosspatch.engine import Ablation, Effects, Options, Paths, Plan
     from crosspatch.engine.sweep import Sweep
     from crosspatch.models import Layout
@@ -25,11 +26,29 @@ GAUSSIAN, EMBEDDINGS = "gaussian", ("gaussian", "zero", "mean")
 
 
 @dataclass(frozen=True)
+class Guess:
+    """How effects are estimated instead of measured, and how many of them are verified."""
+
+    by: str
+    preset: str | None = None
+    steps: int | None = None
+    points: str | None = None
+    verify: int = 0
+    checkpoint: bool = False
+
+    def estimator(self) -> "Estimator":
+        """Find the estimator. Raises UnknownName or BadInput for one that is none, or has no such setting."""
+        from crosspatch.attribution.estimators import estimator
+
+        return estimator(self.by, preset=self.preset, steps=self.steps, points=self.points)
+
+
+@dataclass(frozen=True)
 class Ask:
     """What to do, as it was typed: a selection of sites, a direction, metrics (none: the task's own).
 
     `windows` are widths of joint windows, `ablation` what is written in the place of patches, `to` and `through` make
-    patches paths.
+    patches paths, `guess` makes them estimates.
     """
 
     sites: str
@@ -40,6 +59,7 @@ class Ask:
     seed: int = 0
     to: str = ""
     through: str = ""
+    guess: Guess | None = None
 
     @property
     def text(self) -> str:
@@ -79,6 +99,11 @@ class Question:
         if ask.to:
             return path_sweep(self.model, self.task, self._paths(), metric=self.metric, options=options)
         asked = patching.Question(self.sites, ask.direction, metrics, _ablation(ask))
+        if ask.guess:
+            from crosspatch.attribution.estimating import estimate_sweep
+
+            how, checkpoint = ask.guess.estimator(), ask.guess.checkpoint
+            return estimate_sweep(self.model, self.task, asked, how, options=options, checkpoint=checkpoint)
         return patching.prepare(self.model, self.task, asked, options=options)
 
     def run(self, options: "Options") -> "list[Effects]":
@@ -87,6 +112,8 @@ class Question:
 
         model, task, ask, sites = self.model, self.task, self.ask, self.sites
         how = _ablation(ask)
+        if ask.guess:
+            return [with_setting(self._estimate(ask.guess, options), "sites", ask.text)]
         if ask.to:
             return [path_patch(model, task, paths=self._paths(), metric=self.metric, options=options)]
         if how is not None:
@@ -98,6 +125,13 @@ class Question:
         else:
             found = [patch(model, task, sites=sites, direction=ask.direction, metric=self.metric, options=options)]
         return [with_setting(effects, "sites", ask.text) for effects in found]
+
+    def _estimate(self, guess: Guess, options: "Options") -> "Estimate":
+        from crosspatch.attribution import attribute
+
+        asked = {"sites": self.sites, "direction": self.ask.direction, "metric": self.metric}
+        more = {"by": guess.estimator(), "verify": guess.verify, "checkpoint": guess.checkpoint}
+        return attribute(self.model, self.task, **asked, **more, options=options)  # pyright: ignore[reportArgumentType]
 
     def _paths(self) -> "Paths":
         from crosspatch.engine import Paths
@@ -268,6 +302,7 @@ def pose(model: "Model", task: "Task", ask: Ask, *, sites: "Sequence[Address] | 
     singles = select_sites(model, task, ask.sites if sites is None else sites)
     chosen = (*singles, *_windows(model, task, singles, ask.windows))
     more = [ask.ablation, ask.seed if ask.ablation == "resample" else 0, ask.to, ask.through]
+    more += [ask.guess.estimator().settings(), ask.guess.verify] if ask.guess else []
     same = model.fingerprint, task_hash(task), list(map(address_text, chosen)), ask.direction
     names = [get_metric(name).name for name in ask.metrics or (task.metric,)]
     first, *others = (Question(model, task, ask, chosen, name, question_key(*same, name, more)) for name in names)
@@ -310,6 +345,7 @@ def key_of(effects: "Effects") -> str:
     how = settings.get("ablation") or {}
     by = how.get("by", "")
     more = [by, how.get("seed", 0) if by == "resample" else 0, settings.get("to", ""), settings.get("through", "")]
+    more += [settings["estimator_settings"], settings["verify"]] if "estimator" in settings else []
     return question_key(*given, effects.direction, effects.metric, more)
 
 

@@ -55,14 +55,14 @@ def report(
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c --format csv --out -
     """
+    from crosspatch import load
     from crosspatch.core.store import write_whole
-    from crosspatch.engine.effects import Effects
 
     voice = Voice(json, quiet)
     if audit_in(folder):
         _write_audit(folder, form, out or folder / PAGE, voice)
         return
-    effects = Effects.load(folder)
+    effects = load(folder)
     written = _writer(form)(effects)
     content = written if isinstance(written, bytes) else written.encode("utf-8", errors="replace")
     if out == STANDARD_OUTPUT and json:

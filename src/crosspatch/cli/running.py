@@ -101,6 +101,8 @@ def run_question(
 def how_words(question: Question) -> str:
     """Say in a word or two how activations are put in: `denoise`, `mean ablation`, `noise, paths to logits`."""
     ask = question.ask
+    if ask.guess:
+        return f"{ask.direction}, estimated by {ask.guess.estimator().title}"
     if ask.ablation:
         return f"{ask.ablation} ablation"
     return f"{ask.direction}, paths to {ask.to}" if ask.to else ask.direction

@@ -64,9 +64,9 @@ def show_run(
     folder: given.RunFolder, *, top: given.Top = 10, json: given.Json = False, quiet: given.Quiet = False
 ) -> None:
     """Show a saved run as `patch` did."""
-    from crosspatch.engine.effects import Effects
+    from crosspatch import load
 
-    voice, effects = Voice(json, quiet), Effects.load(folder)
+    voice, effects = Voice(json, quiet), load(folder)
     page = folder / PAGE if (folder / PAGE).is_file() else None
     voice.document(summary_of(effects, top=top, more={"folder": folder, "report": page}))
     voice.show(*effects_text(effects, effects.top(top)))

@@ -45,12 +45,12 @@ def verify(
 
 def _results(folder: Path) -> Iterator[Check]:
     """Check the saved effects of a run, if there are any."""
-    from crosspatch.engine.effects import Effects
+    from crosspatch import load
 
     if not (folder / META).exists():
         return
     try:
-        effects = Effects.load(folder)
+        effects = load(folder)
     except CrosspatchError as problem:
         yield _check("results", ok=False, detail=str(problem))
         return

@@ -17,6 +17,8 @@ from crosspatch.draw.label import p_value as p_value
 from crosspatch.draw.label import shown as shown
 from crosspatch.draw.label import with_interval as with_interval
 from crosspatch.draw.panel import Panel as Panel
+from crosspatch.draw.scatter import Point as Point
+from crosspatch.draw.scatter import scatter_svg as scatter_svg
 from crosspatch.draw.strip import strip_svg as strip_svg
 from crosspatch.draw.terminal import TerminalMap as TerminalMap
 from crosspatch.draw.terminal import rich_table as rich_table

@@ -17,6 +17,7 @@ from crosspatch.report import sections
 from crosspatch.report.frame import clean_text, page_style, policy, read_asset, template
 from crosspatch.report.payload import Payload, build_payload
 from crosspatch.report.set_up import how_lines, kicker
+from crosspatch.report.verification import verification
 from crosspatch.sites import KINDS
 
 TOP_ROWS, UNIT_ROWS = 20, 8
@@ -44,6 +45,7 @@ def page_html(effects: Effects) -> str:
         chips=sections.chips(effects),
         strongest=sections.top_lines(effects, strongest),
         heads=sections.top_lines(effects, heads),
+        verified=verification(effects),
         **_frame(effects),
         **_set_up(effects),
         **_drawings(effects, grids, best=None if claim.row is None else claim.row.index),

@@ -15,6 +15,8 @@ _WHERE_THEY_DIFFER = "where the prompts differ"
 def kicker(effects: "Effects") -> str:
     """Name the method."""
     settings = _settings(effects)
+    if settings.get("estimator"):
+        return "Estimate of activation patching"
     if settings.get("ablation"):
         return "Ablation"
     if settings.get("to"):
@@ -27,6 +29,8 @@ def how_text(effects: "Effects") -> str:
     settings = _settings(effects)
     made = _part(settings, "corruption").get("by", "replace")
     more = "" if made == "replace" else f", {made}"
+    if settings.get("estimator"):
+        return f"{effects.direction}{more}, estimated by {settings['estimator_title']}"
     if settings.get("ablation"):
         return f"{settings['ablation']['by']} ablation{more}"
     if settings.get("to"):
@@ -41,6 +45,7 @@ def how_chips(effects: "Effects") -> list[tuple[str, str]]:
     ablation = _part(settings, "ablation").get("by", "")
     direction = "" if ablation or _cut(effects) else f"{effects.direction} ({DIRECTIONS[effects.direction]})"
     return [
+        ("estimated by", str(settings.get("estimator_title") or "")),
         ("ablation", ablation),
         ("paths to", str(settings.get("to") or "")),
         ("direction", direction),
@@ -54,6 +59,7 @@ def how_lines(effects: "Effects") -> list[str]:
     corruption, found = _part(settings, "corruption"), []
     if corruption.get("by", "replace") != "replace":
         found.append(f"Corrupted runs: {corruption_words(corruption)}.")
+    found += _estimate_lines(settings)
     found += _ablation_lines(_part(settings, "ablation"))
     found += _path_lines(settings, effects.direction)
     found += _cut_lines(effects)
@@ -92,6 +98,16 @@ def _ablation_lines(ablation: Mapping[str, Any]) -> list[str]:
     }
     by = str(ablation.get("by"))
     return [f"{by.capitalize()} ablation: {written.get(by, by)} into the clean run."]
+
+
+def _estimate_lines(settings: Mapping[str, Any]) -> list[str]:
+    if not settings.get("estimator"):
+        return []
+    signs = "" if settings.get("signed", True) else " They are magnitudes without sign, drawn along the gap."
+    return [
+        f"Effects are estimated from gradients of the run that is patched ({settings['estimator_title']}), not "
+        f"measured: they can be wrong without a sign of it.{signs}"
+    ]
 
 
 def _path_lines(settings: Mapping[str, Any], direction: str) -> list[str]:

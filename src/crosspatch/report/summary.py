@@ -41,6 +41,8 @@ def summary_of(effects: "Effects", *, top: int, more: Mapping[str, Any] | None =
         "direction": effects.direction,
         "corruption": settings.get("corruption"),
         "ablation": settings.get("ablation"),
+        "estimator": settings.get("estimator_settings"),
+        "agreement": _agreement(effects),
         "to": settings.get("to"),
         "through": settings.get("through"),
         "metric": effects.metric,
@@ -55,6 +57,22 @@ def summary_of(effects: "Effects", *, top: int, more: Mapping[str, Any] | None =
         "top": [row_of(row) for row in effects.top(top)],
         "cautions": list(effects.cautions()),
         **(more or {}),
+    }
+
+
+def _agreement(effects: "Effects") -> dict[str, Any] | None:
+    """Describe how an estimate compares with what was verified; None for anything else."""
+    found = getattr(effects, "agreement", None)
+    if found is None:
+        return None
+    lists = {"sign_errors": found.sign_errors, "false_negatives": found.false_negatives}
+    return {
+        "verified": int(found.top.sum()),
+        "drawn": int((~found.top).sum()),
+        "pearson": found.pearson,
+        "spearman": found.spearman,
+        **{name: [str(site) for site in sites] for name, sites in lists.items()},
+        "exact": [row_of(row) for row in effects.exact.rows(range(len(found.sites)))],  # pyright: ignore[reportAttributeAccessIssue]
     }
 
 
