@@ -118,6 +118,8 @@ def _guesses(
         how, began = estimator(each), time.perf_counter()
         try:
             guess = attribute(model, task, by=how, options=sample.options, **asked)
+            if how.qk and not any(site.kind in ("attn.q", "attn.k") for site in guess.sites):
+                continue  # without queries and keys it is the estimator without their fix
         except (NotProved, BadInput) as error:
             refused[how.title] = str(error)
             continue

@@ -77,7 +77,7 @@ BY_HELP = (
     "direct: what each part writes into the last stream, exactly. Estimates of patching: atp, atp-qk, atp-drop, atp*, "
     "ig, ig-activations, relp."
 )
-By = Annotated[Method, typer.Option("--by", help=BY_HELP)]
+By = Annotated[Method, typer.Option("--by", metavar="METHOD", help=BY_HELP)]
 Parts = Annotated[Grain | None, typer.Option("--parts", help="direct: how finely to split.  [default: head]")]
 Of = Annotated[Run | None, typer.Option("--run", help="direct: which prompt of each pair.  [default: clean]")]
 Which = Annotated[
