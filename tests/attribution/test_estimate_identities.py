@@ -111,7 +111,7 @@ def test_exact_on_a_linear_model(by, direction):
 
 def test_softmax_fix_is_exact_where_the_rest_is_linear():
     """Queries and keys of the last block: their effect passes one softmax, then nothing but linear maps."""
-    task, model = linear(queries=6.0)
+    task, model = linear(queries=12.0)
     sites = "attn.q[1, *]@*, attn.k[1, *]@*"
     exact, fixed, plain = (
         patch(model, task, sites=sites, direction="noise"),

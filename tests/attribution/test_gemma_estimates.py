@@ -14,7 +14,7 @@ PROMPTS = (
     ("When Dan and Sid went to the shops,", "gave an apple to", "Dan", "Sid"),
     ("After Martin and Amy went to the park,", "gave a drink to", "Martin", "Amy"),
 )
-# Pearson correlation with exact denoising over 18 layers × 15 positions, by a script that shares no code with crosspatch.
+# Pearson correlation with exact denoising over 18 layers × 15 positions, by a script that shares no code with this one.
 MEASURED = {
     ("atp", None): (0.297, 0.952, -0.648),
     ("relp", "ln"): (0.925, 0.958, 0.935),
