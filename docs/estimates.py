@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import crosspatch as xp
 from crosspatch.attribution.agreement import central, pearson, scores
 from crosspatch.attribution.baselines import (
     blocks_of,
-    brute_force,
     by_blocks,
     expected_brute_force,
     hierarchical,
@@ -21,7 +21,7 @@ from crosspatch.attribution.baselines import (
 )
 from crosspatch.attribution.bound import bound_missed
 from crosspatch.attribution.joint import Asked
-from crosspatch.attribution.recall import Order, area, oracle, recall_costs, recall_curve
+from crosspatch.attribution.recall import Order, area, oracle, recall_curve
 from crosspatch.attribution.recall_plot import recall_svg
 from crosspatch.attribution.subsets import Sampling, sample_subsets
 from crosspatch.core.stats import spearman
@@ -38,7 +38,7 @@ TASKS = {
 PAIRS, FEWER = 8, 3
 STREAM = "resid.pre, attn.out, mlp.out"
 KINDS = ("attn.q", "attn.k", "attn.v", "attn.head", "mlp.out")
-PLACES = {"docstring": "C_def|C_doc|end"}  # elsewhere all positions
+PLACES = {"docstring": "C_def|B_doc|end"}  # elsewhere all positions
 ESTIMATORS = {
     "AtP": {"by": "atp"},
     "AtP + GradDrop": {"by": "atp-drop"},
@@ -119,18 +119,27 @@ def recall(model, task, places: str) -> dict:
     }
 
 
+def kept(name: str, make: Callable[[], dict]) -> dict:
+    """Measure, or load what was measured."""
+    file = SAVED / f"{name}.json"
+    if not file.exists():
+        SAVED.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(make()))
+    return json.loads(file.read_text())
+
+
 def measure(name: str) -> dict:
     """Measure one task, or load what was measured."""
-    file = SAVED / f"{name}.json"
-    if file.exists():
-        return json.loads(file.read_text())
-    model = xp.open_model("gemma-3-270m")
-    few = xp.tasks.get_task(name, model, n=FEWER, **TASKS[name])
-    found = {"correlations": correlations(model, xp.tasks.get_task(name, model, n=PAIRS, **TASKS[name]))}
-    found["recall"] = recall(model, few, PLACES.get(name, "*"))
-    SAVED.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found))
-    return found
+
+    def made(n: int) -> tuple:
+        model = xp.open_model("gemma-3-270m")
+        return model, xp.tasks.get_task(name, model, n=n, **TASKS[name])
+
+    places = PLACES.get(name, "*")
+    return {
+        "correlations": kept(f"{name}-correlations", lambda: correlations(*made(PAIRS))),
+        "recall": kept(f"{name}-recall", lambda: recall(*made(FEWER), places)),
+    }
 
 
 def correlation_table(results: dict) -> list[str]:

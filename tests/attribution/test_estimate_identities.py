@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 import zoo
 from crosspatch import attribute, patch
+from crosspatch.attribution import conservation
 from crosspatch.attribution.softmax import key_effects
 from crosspatch.models.scores import Scores
 from naive.estimates import key_effect
 from planted.wiring import Planted as Wired
 from planted.wiring import blank, example
 
+LAYERS = 3
 BY = ("atp", "atp-qk", "atp-drop", "atp*", "ig", "ig-activations", "relp")
 
 
@@ -223,3 +225,12 @@ def test_work_is_what_was_planned():
     handle.remove()
     lengths, starts = [9, 6, 9], [3, 2, 5]
     assert sum(seen) == sum(lengths) + sum(n - s for n, s in zip(lengths, starts, strict=True))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3", "phi3", "olmo2", "granite"])
+def test_relevance_is_conserved(name):
+    """All rules of `relp` on models without biases: at every layer the relevance of the stream is the metric."""
+    found = conservation(zoo.opened(name), zoo.make_task(*zoo.uneven()), run="corrupt")
+    assert found.relevance.shape == (LAYERS + 1, 3)
+    assert found.error < 1e-4
+    assert conservation(zoo.opened(name), zoo.make_task(*zoo.uneven()), preset="ln").error > 1e-2

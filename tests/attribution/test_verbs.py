@@ -7,8 +7,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
+import crosspatch
 from builders_tasks import word_tokenizer
-from crosspatch.attribution import Decomposition
+from crosspatch.attribution import Decomposition, Estimate
 from crosspatch.cli.app import app
 
 
@@ -91,3 +92,56 @@ def test_lens_refuses_what_makes_no_sense(tiny, words, message):
 def test_attribute_refuses_an_unknown_task(tiny):
     """Exit 2, with the closest name."""
     assert "Did you mean 'ioi'" in call("attribute", tiny, "--task", "ioj", code=2).stderr
+
+
+def test_attribute_estimates_and_verifies(tiny, tmp_path):
+    """A run folder with estimate, exact effects and page; one JSON document; the same command goes on from it."""
+    words = (
+        "attribute",
+        tiny,
+        "--task",
+        "ioi",
+        "--by",
+        "relp",
+        "--preset",
+        "ln",
+        "--n",
+        4,
+        "--sites",
+        "attn.head, mlp.out@end",
+    )
+    words = (*words, "--verify", 3, "--out", tmp_path / "out", "--require-accuracy", 0, "--set", "template=0")
+    told = json.loads(call(*words, "--json", "--quiet").stdout)
+    assert told["estimator"] == {"estimator": "relp", "signed": True, "preset": "ln", "rules": ["ln"]}
+    assert (told["agreement"]["verified"], told["agreement"]["drawn"]) == (3, 3)
+    assert len(told["agreement"]["exact"]) == 6
+    saved = crosspatch.load(tmp_path / "out")
+    assert isinstance(saved, Estimate)
+    assert saved.finding() == told["finding"]
+    assert "Estimate against truth" in (tmp_path / "out" / "report.html").read_text()
+    again = call(*words, "--resume")
+    assert "Patched exactly, 6 sites" in again.stdout
+    refused = call(*words[:5], "atp", *words[8:], "--resume", code=2)
+    assert "another question" in refused.output
+
+
+def test_attribute_plans_an_estimate(tiny):
+    """The dry run counts blocks that are pulled back as much as blocks that are run."""
+    words = ("attribute", tiny, "--task", "ioi", "--n", 4, "--set", "template=0", "--dry-run", "--json", "--quiet")
+    plain, star = (json.loads(call(*words, "--by", by).stdout)["plan"] for by in ("atp", "atp-drop"))
+    assert star["token_blocks"] > plain["token_blocks"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--by", "atp", "--parts", "head"), "--parts with --by atp: it belongs to --by direct"),
+        (("--by", "direct", "--verify", "3"), "--verify with --by direct: it belongs to estimates"),
+        (("--by", "atp", "--preset", "ln"), "only 'relp' has presets"),
+        (("--by", "atp", "--metric", "rank"), "no gradient"),
+        (("--by", "atp", "--steps", "3"), "only 'ig'"),
+    ],
+)
+def test_attribute_refuses_what_belongs_elsewhere(tiny, words, said, tmp_path):
+    out = call("attribute", tiny, "--task", "ioi", "--n", 3, "--out", tmp_path / "o", *words, code=2).output
+    assert said in " ".join(out.split())

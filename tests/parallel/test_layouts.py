@@ -282,3 +282,17 @@ def test_hooks_in_a_row_say_where_a_part_computes():
         accelerate.hooks.add_hook_to_module(part, hook, append=True)
     assert device_of(nn.Sequential(part)) == torch.device("meta")
     assert device_of(nn.ReLU()) is None
+
+
+@pytest.mark.parametrize("by", ["atp*", "ig", "relp"])
+def test_estimates_of_an_offloaded_model(by, folder):
+    """Gradients pass weights that wait on disk, and nothing is left on a device."""
+    sites = "resid.pre, attn.head, attn.q@*"
+    layout = xp.Layout(device_map=MIXED, offload=folder / "out")
+    away = xp.open_model(folder / "llama", layout=layout)
+    preset = {"preset": "cp"} if by == "relp" else {}
+    found, expected = (
+        xp.attribute(model, questions.task(), sites=sites, by=by, **preset)
+        for model in (away, xp.open_model(folder / "llama"))
+    )
+    np.testing.assert_allclose(found.raw, expected.raw, atol=1e-5 * np.nanmax(np.abs(expected.raw)))

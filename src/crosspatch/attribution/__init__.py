@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from crosspatch.attribution.bound import Bound, bound_missed, p_missed, subsampling_scores, theta_of
     from crosspatch.attribution.certifying import Certificate, Until, certify
+    from crosspatch.attribution.conserving import Conserved, conservation
     from crosspatch.attribution.decomposition import Decomposition, Part
     from crosspatch.attribution.direct_logits import direct
     from crosspatch.attribution.estimate import Estimate
@@ -32,6 +33,7 @@ _HOME = {
     "Asked": "joint",
     "Bound": "bound",
     "Certificate": "certifying",
+    "Conserved": "conserving",
     "Decomposition": "decomposition",
     "Estimate": "estimate",
     "Estimator": "estimators",
@@ -51,6 +53,7 @@ _HOME = {
     "by_blocks": "baselines",
     "certify": "certifying",
     "compare_estimate": "agreement",
+    "conservation": "conserving",
     "direct": "direct_logits",
     "hierarchical": "baselines",
     "joint_scores": "baselines",
@@ -70,6 +73,7 @@ __all__ = [
     "Asked",
     "Bound",
     "Certificate",
+    "Conserved",
     "Decomposition",
     "Estimate",
     "Estimator",
@@ -89,6 +93,7 @@ __all__ = [
     "by_blocks",
     "certify",
     "compare_estimate",
+    "conservation",
     "direct",
     "hierarchical",
     "joint_scores",

@@ -33,15 +33,27 @@ def untracked(module: nn.Module) -> AbstractContextManager[Any]:
 @contextmanager
 def trackable(module: nn.Module) -> Iterator[None]:
     """Let activations have gradients where `torch.enable_grad` is on, and weights none; both are put back after."""
-    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # By owner and name: offloading puts another tensor there at each forward.
+    held = [(part, name, p.requires_grad) for part in module.modules() for name, p in _own_parameters(part)]
     with torch.inference_mode(False), torch.no_grad():
         try:
-            for parameter in asked:
-                parameter.requires_grad_(False)
+            for part, name, _ in held:
+                _ask(part._parameters[name], wanted=False)
             yield
         finally:
-            for parameter in asked:
-                parameter.requires_grad_(True)
+            for part, name, asked in held:
+                _ask(part._parameters[name], wanted=asked)
+
+
+def _own_parameters(part: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in part._parameters.items() if p is not None]
+
+
+def _ask(parameter: nn.Parameter | None, *, wanted: bool) -> None:
+    if parameter is None or parameter.requires_grad == wanted:
+        return
+    with torch.inference_mode(parameter.is_inference()):  # where alone an inference tensor may be told
+        parameter.requires_grad_(wanted)
 
 
 def device_of(part: nn.Module) -> torch.device | None:
