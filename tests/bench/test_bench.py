@@ -157,3 +157,30 @@ def test_path_patching_is_timed_and_checked(script, tmp_path, capsys):
         assert {row["way"] for row in rows} == {"single tokens", "whole rows", "plain hooks"}
         assert all(row["ratio"] is not None and row["error"] < 1e-4 for row in rows)
     assert "plain hooks" in capsys.readouterr().out
+
+
+def test_estimates_are_timed_and_checked(script, tmp_path, capsys):
+    """Every estimator and exact patching in units of a plain forward and backward; AtP equals its gradients."""
+    out, estimates = tmp_path / "estimates.json", script("estimates")
+    estimates.main(["--shape", "tiny", "--pairs", "2", "--length", "9", "--repeat", "1", "--out", str(out)])
+    told = json.loads(out.read_text())
+    ways = [estimates.UNIT, estimates.WEIGHTS, *estimates.WAYS, estimates.EXACT]
+    assert [(row["task"], row["way"]) for row in told["rows"]] == [(t, way) for t in ("one", "second") for way in ways]
+    assert all(row["units"] == 1.0 for row in told["rows"] if row["way"] == estimates.UNIT)
+    assert all(row["units"] > 0 and len(row["seconds"]) == 1 and row["peak"] >= 0 for row in told["rows"])
+    assert max(told["errors"].values()) < 1e-3
+    assert "AtP*" in capsys.readouterr().out
+
+
+def test_a_unit_leaves_the_weights_as_they_were(script):
+    """Gradients of weights are taken if asked, and none stay; those at the embeddings are the same either way."""
+    estimates, shapes = script("estimates"), script("shapes")
+    model = shapes.open_shape(shapes.Build("tiny"))
+    task = shapes.make_task("one", pairs=2, length=9, vocab=model.vocab_size)
+    first = next(model.module.parameters()).requires_grad_(False)
+    asked = [weight.requires_grad for weight in model.module.parameters()]
+    frozen, whole = (estimates.plain(model, task, weights=weights) for weights in (False, True))
+    assert all((a - b).abs().max() <= 1e-5 * a.abs().max() for a, b in zip(frozen, whole, strict=True))
+    assert [weight.requires_grad for weight in model.module.parameters()] == asked
+    assert not first.requires_grad
+    assert all(weight.grad is None for weight in model.module.parameters())
