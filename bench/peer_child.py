@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crosspatch.attribution import attribute
 from crosspatch.engine.by_hand import by_hand, one_forward
 from crosspatch.engine.measure import in_turns
 from crosspatch.models import open_model
 from crosspatch.models.anatomy import Anatomy
+from crosspatch.models.model import Model
 from crosspatch.sites import Site
 from crosspatch.tasks import Task, from_tokens
 
@@ -53,6 +55,13 @@ class Case:
 
 
 Runner = Callable[[], Tensor]
+# TransformerLens's names of what is estimated.
+HOOKS = {
+    "resid.pre": "hook_resid_pre",
+    "attn.out": "hook_attn_out",
+    "mlp.out": "hook_mlp_out",
+    "attn.head": "attn.hook_z",
+}
 
 
 class TransformerLens:
@@ -84,6 +93,35 @@ class TransformerLens:
             return sweep(self.bridge, corrupt, cache, case.logit_diff, reduce="none", **axes).values
 
         return run
+
+    def estimates(self, case: Case, *, frozen: bool = False) -> dict[str, Tensor]:
+        """Attribution patching as its demonstrations write it: two forwards, one of them pulled back, hooks that keep.
+
+        Give (clean − corrupt) · gradient of each kind `[layer, pair, pos, unit]`. Weights get gradients too, as they
+        do by default, unless they are `frozen`.
+        """
+        layers = range(self.bridge.cfg.n_layers)
+        names = {layer: {kind: f"blocks.{layer}.{name}" for kind, name in HOOKS.items()} for layer in layers}
+        wanted = [name for row in names.values() for name in row.values()]
+        values: dict[str, Tensor] = {}
+        slopes: dict[str, Tensor] = {}
+        keep = lambda into, name: (name, lambda value, hook: into.update({name: value.detach()}))  # noqa: E731
+        asks = [("hook_embed", lambda value, hook: value.requires_grad_())] if frozen else []
+        forward, backward = ([keep(into, name) for name in wanted] for into in (values, slopes))
+        self.bridge.requires_grad_(not frozen).zero_grad()
+        clean = self.bridge.run_with_cache(case.ids("clean"), names_filter=wanted)[1]
+        with torch.enable_grad(), self.bridge.hooks(fwd_hooks=[*asks, *forward], bwd_hooks=backward):
+            case.logit_diff(self.bridge(case.ids("corrupt"))).sum().backward()
+
+        def table(name: str) -> Tensor:
+            return (
+                ((clean[name] - values[name]) * slopes[name]).flatten(2).unflatten(-1, (self._units(name), -1)).sum(-1)
+            )
+
+        return {kind: torch.stack([table(names[layer][kind]) for layer in layers]) for kind in HOOKS}
+
+    def _units(self, name: str) -> int:
+        return self.bridge.cfg.n_heads if name.endswith("hook_z") else 1
 
     def edges(self, case: Case, receiver: Sequence[int]) -> tuple[Tensor, float]:
         """Patch the edge from each sender of the case to a head's query; give `[path, pair]` and seconds a path.
@@ -205,6 +243,21 @@ def measured(case: Case, runner: Runner, plain: Callable[[Sequence[Site]], Tenso
     }
 
 
+def estimated(peer: Any, opened: Model, case: Case, selection: str, repeat: int) -> dict[str, Any]:
+    """Return a peer's attribution patching, and seconds in each repetition: its two ways and ours, here."""
+    ways: dict[str, Callable[[], Any]] = {
+        "peer": partial(peer.estimates, case),
+        "frozen": partial(peer.estimates, case, frozen=True),
+        "own": partial(attribute, opened, case.task, sites=selection, by="atp"),
+    }
+    values = {name: run() for name, run in ways.items()}  # which warms up, too
+    spent = in_turns(ways, repeat, torch.device("cpu"))
+    found = {
+        way: {kind: np.asarray(v, np.float64).tolist() for kind, v in values[way].items()} for way in ("peer", "frozen")
+    }
+    return {"values": found, "seconds": spent}
+
+
 def main(request_path: str, answer_path: str) -> None:
     """Answer one request."""
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
@@ -223,7 +276,15 @@ def main(request_path: str, answer_path: str) -> None:
         case = Case.of(paths)
         runs = [peer.edges(case, paths["receiver"]) for _ in range(request["repeat"])]
         edges = {"values": np.asarray(runs[0][0], np.float64).tolist(), "seconds": [seconds for _, seconds in runs]}
-    answer = {"paths": edges, "versions": {name: version(name) for name in packages}, "cases": results}
+    asked, estimates = request["estimates"], None
+    if asked and hasattr(peer, "estimates"):
+        estimates = estimated(peer, opened, Case.of(asked), asked["selection"], request["repeat"])
+    answer = {
+        "estimates": estimates,
+        "paths": edges,
+        "versions": {name: version(name) for name in packages},
+        "cases": results,
+    }
     Path(answer_path).write_text(json.dumps(answer), encoding="utf-8")
 
 

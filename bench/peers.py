@@ -1,6 +1,6 @@
 """The same sweeps on other libraries: their environment, the weights and prompts they get, and what comes back.
 
-python bench/peers.py [--shape gpt2-small] [--peer NAME …] [--job resid heads] [--cells 3] [--repeat 3] [--json FILE]
+python bench/peers.py [--shape gpt2-small] [--peer NAME …] [--job resid heads atp] [--repeat 3] [--json FILE]
 
 Equal numbers are checked first; a peer whose numbers differ gets no ratio, one that fails is listed with its error.
 """
@@ -70,6 +70,14 @@ class PathCase:
     seconds: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class EstimateCase:
+    """Attribution patching of `selection`: the numbers that a peer must find."""
+
+    case: PeerCase
+    selection: str
+
+
 def python() -> Path:
     """Return the peers' own python, after making their environment if it is missing or out of date."""
     binary, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed.txt"
@@ -98,12 +106,20 @@ def save(model: Model, folder: Path) -> None:
 
 
 def run_peer(
-    peer: str, folder: Path, cases: Sequence[PeerCase], *, repeat: int, threads: int, paths: "PathCase | None" = None
+    peer: str,
+    folder: Path,
+    cases: Sequence[PeerCase],
+    *,
+    repeat: int,
+    threads: int,
+    paths: "PathCase | None" = None,
+    estimates: "EstimateCase | None" = None,
 ) -> dict[str, Any]:
     """Run one peer on all cases of one model in a child process, and return its answer."""
     request, answer = folder / "request.json", folder / "answer.json"
     listed = [_described(case) for case in cases]
     content = {"peer": peer, "folder": str(folder), "cases": listed, "repeat": repeat, "threads": threads}
+    content["estimates"] = _described(estimates.case) | {"selection": estimates.selection} if estimates else None
     content["paths"] = _described(paths.case) | {"receiver": paths.receiver} if paths else None
     request.write_text(json.dumps(content), encoding="utf-8")
     quiet = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled"}
@@ -156,6 +172,7 @@ def ratios(row: PeerRow, own: Sequence[Row]) -> tuple[float | None, float | None
 # Edges to queries of random weights move next to nothing, so numbers are compared to a hundredth of the gap at least.
 SAME_PATHS, FAINT = 1e-3, 0.01
 JOBS = {"resid": "resid.pre", "heads": "attn.head"}
+ATP, ESTIMATED = "atp", ("resid.pre", "attn.out", "mlp.out", "attn.head")
 
 
 def main() -> None:
@@ -163,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-small")
     parser.add_argument("--peer", nargs="+", choices=PEERS, default=PEERS)
-    parser.add_argument("--job", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--job", nargs="+", choices=[*JOBS, ATP], default=[*JOBS, ATP])
     parser.add_argument("--texts", choices=TEXTS, default="second", help="where prompts differ")
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--length", type=int, default=15)
@@ -176,32 +193,43 @@ def main() -> None:
     model = open_shape(Build(given.shape))
     cases, own = prepared(model, given)
     paths = path_case(model, given) if given.pairs == 1 else None
+    estimates = estimate_case(model, given) if ATP in given.job else None
     found: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         save(model, Path(folder))
         for peer in given.peer:
             try:
-                answer = run_peer(peer, Path(folder), cases, repeat=given.repeat, threads=given.threads, paths=paths)
+                how = {"repeat": given.repeat, "threads": given.threads, "paths": paths, "estimates": estimates}
+                answer = run_peer(peer, Path(folder), cases, **how)
             except SystemExit as failure:
                 found.append({"peer": peer, "failed": str(failure).strip().splitlines()[-1]})
                 print(f"{peer}: {found[-1]['failed']}", flush=True)
                 continue
-            for job, case, rows, result in zip(given.job, cases, own, answer["cases"], strict=True):
+            for job, case, rows, result in zip(sweeps(given), cases, own, answer["cases"], strict=True):
                 measured = told(peer_row(peer, case, result), rows, answer["versions"][peer])
                 found.append({"peer": peer, "job": job, **measured})
                 print(line(found[-1]), flush=True)
             if paths is not None and answer["paths"] is not None:
                 found.append({"peer": peer, "job": "paths", **edges_told(paths, answer, answer["versions"][peer])})
                 print(line(found[-1]), flush=True)
+            if estimates is not None and answer["estimates"] is not None:
+                for row in estimates_told(estimates, answer["estimates"], answer["versions"][peer]):
+                    found.append({"peer": peer, **row})
+                    print(line(found[-1]), flush=True)
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(describe(given) | {"rows": found}, indent=1), encoding="utf-8")
+
+
+def sweeps(given: argparse.Namespace) -> list[str]:
+    """Return the jobs that patch exactly."""
+    return [job for job in given.job if job in JOBS]
 
 
 def prepared(model: Model, given: argparse.Namespace) -> tuple[list[PeerCase], list[list[Row]]]:
     """Run the jobs here: what peers must reproduce, and this repository's own ways in turns."""
     task = make_task(given.texts, pairs=given.pairs, length=given.length, vocab=model.vocab_size)
     cases, own = [], []
-    for job in given.job:
+    for job in sweeps(given):
         effects = crosspatch.patch(model, task, sites=JOBS[job])
         cases.append(PeerCase(task, effects, sample(effects, given.cells, given.seed)))
         own.append(list(compare(model, task, sites=JOBS[job], cells=given.cells, repeat=given.repeat, seed=given.seed)))
@@ -223,6 +251,40 @@ def path_case(model: Model, given: argparse.Namespace) -> PathCase:
         spent.append(time.perf_counter() - began)
     chosen = [site for site in effects.sites if isinstance(site, Site) and site.layer == last - 1][: given.cells]
     return PathCase(PeerCase(task, effects, chosen), (last, 0), tuple(spent[1:]))
+
+
+def estimate_case(model: Model, given: argparse.Namespace) -> EstimateCase:
+    """Estimate the stream, attention and MLP outputs and heads at each position by one gradient."""
+    task = make_task(given.texts, pairs=given.pairs, length=given.length, vocab=model.vocab_size)
+    selection = ", ".join(f"{kind}@*" for kind in ESTIMATED)
+    return EstimateCase(PeerCase(task, crosspatch.attribute(model, task, sites=selection, by="atp"), ()), selection)
+
+
+def estimates_told(own: EstimateCase, result: dict[str, Any], version: str) -> list[dict[str, Any]]:
+    """Describe a peer's attribution patching, as by default and with weights that get no gradient.
+
+    All ways ran in turns in the peer's process: ratios are of the same repetition.
+    """
+    found = []
+    for way, job in (("peer", "AtP"), ("frozen", "AtP, weights frozen")):
+        error = max(_estimate_error(own.case.effects, kind, result["values"][way][kind]) for kind in ESTIMATED)
+        seconds = result["seconds"][way]
+        spread = [a / b for a, b in zip(seconds, result["seconds"]["own"], strict=True)] if error < SAME_PATHS else []
+        row = {"job": job, "version": version, "difference": error, "chained": None, "seconds": seconds}
+        row |= {"direct": median(spread) if spread else None, "own_seconds": result["seconds"]["own"]}
+        found.append(row | {"least": min(spread, default=None), "most": max(spread, default=None)})
+    return found
+
+
+def _estimate_error(effects: Effects, kind: str, values: Sequence[Any]) -> float:
+    """Return the largest difference of `values[layer][pair][pos][unit]`, relative to the kind's largest estimate."""
+    table = np.array(values)
+    sites = [(row, site) for row, site in enumerate(effects.sites) if isinstance(site, Site) and site.kind == kind]
+    own = effects.raw[[row for row, _ in sites]]
+    if own.size != table.size:
+        return float("nan")  # a site is missing on one side
+    theirs = np.stack([table[site.layer, :, site.position, site.unit or 0] for _, site in sites])
+    return float(np.abs(own - theirs).max() / np.abs(own).max())
 
 
 def edges_told(paths: PathCase, answer: dict[str, Any], version: str) -> dict[str, Any]:
@@ -257,10 +319,15 @@ def line(row: dict[str, Any]) -> str:
     """Write a row for the terminal."""
     if row["direct"] is None:
         return f"{row['peer']} {row['version']}, {row['job']}: other numbers (difference {row['difference']:.1e})"
-    span = f"{row['least']:.0f}–{row['most']:.0f}"
-    chained = "" if row["chained"] is None else f"chained {row['chained']:.0f}×, "
-    told = f"{row['peer']} {row['version']}, {row['job']}: {row['direct']:.0f}× ({span}), {chained}"
+    span = f"{digits(row['least'])}–{digits(row['most'])}"
+    chained = "" if row["chained"] is None else f"chained {digits(row['chained'])}×, "
+    told = f"{row['peer']} {row['version']}, {row['job']}: {digits(row['direct'])}× ({span}), {chained}"
     return f"{told}difference {row['difference']:.0e}"
+
+
+def digits(ratio: float) -> str:
+    """Write a ratio with as many digits as a noisy timing deserves."""
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
 
 
 if __name__ == "__main__":
