@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,27 @@ class TransformerLens:
             return sweep(self.bridge, corrupt, cache, case.logit_diff, reduce="none", **axes).values
 
         return run
+
+    def estimates(self, case: Case) -> Tensor:
+        """Attribution patching as its demonstrations write it: caching hooks forward and backward, one value a node.
+
+        The nodes of the stream, attention outputs, MLP outputs, then heads: `[kind, layer, pair, pos]`, heads added up.
+        """
+        names = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "attn.hook_z")
+        wanted = {f"blocks.{layer}.{name}" for layer in range(self.bridge.cfg.n_layers) for name in names}
+        clean = self.bridge.run_with_cache(case.ids("clean"), names_filter=lambda name: name in wanted)[1]
+        values: dict[str, Tensor] = {}
+        slopes: dict[str, Tensor] = {}
+
+        def keep(into: dict[str, Tensor], tensor: Tensor, hook: Any) -> None:
+            into[hook.name] = tensor.detach()
+
+        hooks = [(name, partial(keep, values)) for name in wanted], [(name, partial(keep, slopes)) for name in wanted]
+        with torch.enable_grad(), self.bridge.hooks(fwd_hooks=hooks[0], bwd_hooks=hooks[1]):
+            case.logit_diff(self.bridge(case.ids("corrupt"))).sum().backward()
+        found = {name: ((clean[name] - values[name]) * slopes[name]).flatten(2).sum(-1) for name in wanted}
+        layers = range(self.bridge.cfg.n_layers)
+        return torch.stack([torch.stack([found[f"blocks.{layer}.{name}"] for layer in layers]) for name in names])
 
     def edges(self, case: Case, receiver: Sequence[int]) -> tuple[Tensor, float]:
         """Patch the edge from each sender of the case to a head's query; give `[path, pair]` and seconds a path.
@@ -223,7 +244,18 @@ def main(request_path: str, answer_path: str) -> None:
         case = Case.of(paths)
         runs = [peer.edges(case, paths["receiver"]) for _ in range(request["repeat"])]
         edges = {"values": np.asarray(runs[0][0], np.float64).tolist(), "seconds": [seconds for _, seconds in runs]}
-    answer = {"paths": edges, "versions": {name: version(name) for name in packages}, "cases": results}
+    estimates = None
+    if request["estimates"] and hasattr(peer, "estimates"):
+        run = partial(peer.estimates, Case.of(request["estimates"]))
+        values = run()
+        spent = in_turns({"peer": run}, request["repeat"], torch.device("cpu"))["peer"]
+        estimates = {"values": np.asarray(values, np.float64).tolist(), "seconds": spent}
+    answer = {
+        "estimates": estimates,
+        "paths": edges,
+        "versions": {name: version(name) for name in packages},
+        "cases": results,
+    }
     Path(answer_path).write_text(json.dumps(answer), encoding="utf-8")
 
 

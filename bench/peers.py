@@ -70,6 +70,14 @@ class PathCase:
     seconds: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class EstimateCase:
+    """Attribution patching of the stream, attention, MLPs and heads at each position, here in `seconds`."""
+
+    case: PeerCase
+    seconds: tuple[float, ...]
+
+
 def python() -> Path:
     """Return the peers' own python, after making their environment if it is missing or out of date."""
     binary, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed.txt"
@@ -98,12 +106,20 @@ def save(model: Model, folder: Path) -> None:
 
 
 def run_peer(
-    peer: str, folder: Path, cases: Sequence[PeerCase], *, repeat: int, threads: int, paths: "PathCase | None" = None
+    peer: str,
+    folder: Path,
+    cases: Sequence[PeerCase],
+    *,
+    repeat: int,
+    threads: int,
+    paths: "PathCase | None" = None,
+    estimates: "EstimateCase | None" = None,
 ) -> dict[str, Any]:
     """Run one peer on all cases of one model in a child process, and return its answer."""
     request, answer = folder / "request.json", folder / "answer.json"
     listed = [_described(case) for case in cases]
     content = {"peer": peer, "folder": str(folder), "cases": listed, "repeat": repeat, "threads": threads}
+    content["estimates"] = _described(estimates.case) if estimates else None
     content["paths"] = _described(paths.case) | {"receiver": paths.receiver} if paths else None
     request.write_text(json.dumps(content), encoding="utf-8")
     quiet = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled"}
@@ -176,12 +192,14 @@ def main() -> None:
     model = open_shape(Build(given.shape))
     cases, own = prepared(model, given)
     paths = path_case(model, given) if given.pairs == 1 else None
+    estimates = estimate_case(model, given)
     found: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         save(model, Path(folder))
         for peer in given.peer:
             try:
-                answer = run_peer(peer, Path(folder), cases, repeat=given.repeat, threads=given.threads, paths=paths)
+                how = {"repeat": given.repeat, "threads": given.threads, "paths": paths, "estimates": estimates}
+                answer = run_peer(peer, Path(folder), cases, **how)
             except SystemExit as failure:
                 found.append({"peer": peer, "failed": str(failure).strip().splitlines()[-1]})
                 print(f"{peer}: {found[-1]['failed']}", flush=True)
@@ -192,6 +210,10 @@ def main() -> None:
                 print(line(found[-1]), flush=True)
             if paths is not None and answer["paths"] is not None:
                 found.append({"peer": peer, "job": "paths", **edges_told(paths, answer, answer["versions"][peer])})
+                print(line(found[-1]), flush=True)
+            if answer["estimates"] is not None:
+                measured = estimates_told(estimates, answer["estimates"], answer["versions"][peer])
+                found.append({"peer": peer, "job": "AtP", **measured})
                 print(line(found[-1]), flush=True)
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(describe(given) | {"rows": found}, indent=1), encoding="utf-8")
@@ -223,6 +245,30 @@ def path_case(model: Model, given: argparse.Namespace) -> PathCase:
         spent.append(time.perf_counter() - began)
     chosen = [site for site in effects.sites if isinstance(site, Site) and site.layer == last - 1][: given.cells]
     return PathCase(PeerCase(task, effects, chosen), (last, 0), tuple(spent[1:]))
+
+
+def estimate_case(model: Model, given: argparse.Namespace) -> EstimateCase:
+    """Estimate the stream, attention and MLP outputs and heads at each position by one gradient."""
+    task = make_task(given.texts, pairs=given.pairs, length=given.length, vocab=model.vocab_size)
+    spent = []
+    for _ in range(given.repeat + 1):  # the first run warms up
+        began = time.perf_counter()
+        effects = crosspatch.attribute(model, task, sites="resid.pre@*, attn.out@*, mlp.out@*, attn.head@*", by="atp")
+        spent.append(time.perf_counter() - began)
+    return EstimateCase(PeerCase(task, effects, ()), tuple(spent[1:]))
+
+
+def estimates_told(own: EstimateCase, result: dict[str, Any], version: str) -> dict[str, Any]:
+    """Describe a peer's attribution patching: the largest difference, and its time over that taken here."""
+    values, effects = np.array(result["values"]), own.case.effects
+    kinds = ("resid.pre", "attn.out", "mlp.out", "attn.head")
+    found = np.zeros_like(values)
+    for site, row in zip(effects.sites, effects.raw, strict=True):
+        found[kinds.index(site.kind), site.layer, :, site.position] += row
+    error = float(np.abs(found - values).max() / np.abs(found).max())
+    spread = [each / median(own.seconds) for each in result["seconds"]] if error < SAME_PATHS else []
+    told = {"version": version, "difference": error, "direct": median(spread) if spread else None, "chained": None}
+    return told | {"least": min(spread, default=None), "most": max(spread, default=None)}
 
 
 def edges_told(paths: PathCase, answer: dict[str, Any], version: str) -> dict[str, Any]:
@@ -257,9 +303,9 @@ def line(row: dict[str, Any]) -> str:
     """Write a row for the terminal."""
     if row["direct"] is None:
         return f"{row['peer']} {row['version']}, {row['job']}: other numbers (difference {row['difference']:.1e})"
-    span = f"{row['least']:.0f}–{row['most']:.0f}"
+    span = f"{row['least']:.2g}–{row['most']:.2g}"
     chained = "" if row["chained"] is None else f"chained {row['chained']:.0f}×, "
-    told = f"{row['peer']} {row['version']}, {row['job']}: {row['direct']:.0f}× ({span}), {chained}"
+    told = f"{row['peer']} {row['version']}, {row['job']}: {row['direct']:.2g}× ({span}), {chained}"
     return f"{told}difference {row['difference']:.0e}"
 
 

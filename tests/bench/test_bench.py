@@ -157,3 +157,14 @@ def test_path_patching_is_timed_and_checked(script, tmp_path, capsys):
         assert {row["way"] for row in rows} == {"single tokens", "whole rows", "plain hooks"}
         assert all(row["ratio"] is not None and row["error"] < 1e-4 for row in rows)
     assert "plain hooks" in capsys.readouterr().out
+
+
+def test_estimates_are_timed_and_checked(script, tmp_path, capsys):
+    """Every estimator and exact patching in units of a plain forward and backward; AtP equals its gradients."""
+    out = tmp_path / "estimates.json"
+    script("estimates").main(["--shape", "tiny", "--pairs", "2", "--length", "9", "--repeat", "1", "--out", str(out)])
+    told = json.loads(out.read_text())
+    assert {row["way"] for row in told["rows"]} >= {"forward + backward", "AtP", "AtP*", "RelP", "exact patching"}
+    assert all(row["units"] == 1.0 for row in told["rows"] if row["way"] == "forward + backward")
+    assert max(told["errors"]) < 1e-3
+    assert "AtP*" in capsys.readouterr().out
