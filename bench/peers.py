@@ -164,7 +164,7 @@ def ratios(row: PeerRow, own: Sequence[Row]) -> tuple[float | None, float | None
     `own` are the rows of one pass, one forward a site and so on, from this process.
     """
     one_pass, plain = own[0], own[1]
-    if not max(row.error, row.plain_error) <= one_pass.allowed or plain.ratio is None:
+    if not np.max([row.error, row.plain_error]) <= one_pass.allowed or plain.ratio is None:
         return None, None
     return median(row.seconds) / median(one_pass.seconds), row.plain_ratio * plain.ratio
 
@@ -267,7 +267,8 @@ def estimates_told(own: EstimateCase, result: dict[str, Any], version: str) -> l
     """
     found = []
     for way, job in (("peer", "AtP"), ("frozen", "AtP, weights frozen")):
-        error = max(_estimate_error(own.case.effects, kind, result["values"][way][kind]) for kind in ESTIMATED)
+        values = result["values"][way]
+        error = float(np.max([_estimate_error(own.case.effects, kind, values[kind]) for kind in ESTIMATED]))
         seconds = result["seconds"][way]
         spread = [a / b for a, b in zip(seconds, result["seconds"]["own"], strict=True)] if error < SAME_PATHS else []
         row = {"job": job, "version": version, "difference": error, "chained": None, "seconds": seconds}
