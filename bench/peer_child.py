@@ -96,10 +96,11 @@ class TransformerLens:
         values: dict[str, Tensor] = {}
         slopes: dict[str, Tensor] = {}
 
-        def keep(into: dict[str, Tensor], tensor: Tensor, hook: Any) -> None:
-            into[hook.name] = tensor.detach()
+        def keep(into: dict[str, Tensor], name: str, tensor: Tensor, hook: Any) -> None:
+            del hook  # whose name may be another one of the same place
+            into[name] = tensor.detach()
 
-        hooks = [(name, partial(keep, values)) for name in wanted], [(name, partial(keep, slopes)) for name in wanted]
+        hooks = [[(name, partial(keep, into, name)) for name in wanted] for into in (values, slopes)]
         with torch.enable_grad(), self.bridge.hooks(fwd_hooks=hooks[0], bwd_hooks=hooks[1]):
             case.logit_diff(self.bridge(case.ids("corrupt"))).sum().backward()
         found = {name: ((clean[name] - values[name]) * slopes[name]).flatten(2).sum(-1) for name in wanted}
