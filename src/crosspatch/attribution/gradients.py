@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosspatch.attribution.opened import Opened
-from crosspatch.attribution.places import CARRIER, STREAM, Key, Spots, Table, by_unit
+from crosspatch.attribution.places import STREAM, Key, Spots, Table, by_unit
 from crosspatch.attribution.softmax import joint_key_table, key_table, query_table
 from crosspatch.attribution.tape import Cotangents, Pulled, Tape, pull
+from crosspatch.engine.writing import CARRIER
 from crosspatch.models.blocks import at_least_single
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from crosspatch.attribution.estimators import Estimator
 from crosspatch.attribution.gradients import Estimating
 from crosspatch.attribution.opened import Opened
-from crosspatch.attribution.places import CARRIER, STREAM, Key, Spots, by_unit
+from crosspatch.attribution.places import STREAM, Key, Spots, by_unit
 from crosspatch.engine.readout import Scorer
+from crosspatch.engine.writing import CARRIER
 from crosspatch.models.blocks import at_least_single
 from crosspatch.models.hooks import Visit
 

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosspatch.attribution.places import CARRIER, STREAM, Key
+from crosspatch.attribution.places import STREAM, STREAMS, Key, token_index
 from crosspatch.attribution.tape import Recorder, Tape
 from crosspatch.core.errors import BadInput
 from crosspatch.engine.local import Local
 from crosspatch.engine.readout import Scorer
+from crosspatch.engine.writing import CARRIER
 from crosspatch.models.blocks import at_least_single
 from crosspatch.models.model import Model
 from crosspatch.models.packed import Past
@@ -107,8 +108,7 @@ class Opened:
 
     def reads(self, final: Float[Tensor, "token d_model"]) -> Float[Tensor, "pair read d_model"]:
         """Return the final stream at the positions that the metric reads."""
-        index = self.lane.run.stream[0].new_full(self.lane.run.stream[0].shape[:2], -1, dtype=torch.long)
-        index[self.lane.pairs, self.lane.positions] = torch.arange(self.lane.tokens, device=index.device)
+        index = token_index(self.lane)
         pairs = torch.arange(len(self.local.numbers), device=index.device)
         return final[
             index[pairs[:, None], torch.tensor(self.local.extents.reads, device=index.device)].to(final.device)
@@ -153,4 +153,4 @@ def recorded_kinds(kinds: Collection[str], *, qk: bool) -> tuple[str, ...]:
     """Return the points that must be on tape for estimates of these kinds of site."""
     through = {"attn.q", "attn.k"} if qk else set()
     found = {CARRIER.get(kind, kind) for kind in kinds if kind not in through}
-    return tuple(sorted(found - {"embed", "resid.pre", "resid.post", STREAM}))
+    return tuple(sorted(found - {*STREAMS, STREAM}))

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosspatch.engine.cells import Cell
+from crosspatch.engine.writing import CARRIER
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.runs import Running
 
 STREAMS = ("embed", "resid.pre", "resid.post")
 STREAM = "stream"  # all of them: what enters a block, or leaves the last one
-CARRIER = {"resid.mid": "attn.out"}  # the stream in the middle moves with what attention adds to it
 Table = Float[Tensor, "drop token unit"]
 
 
@@ -44,6 +44,13 @@ class Spots:
         return cells, out.index_add_(1, place.to(out.device), entries)
 
 
+def token_index(lane: Running) -> Int[Tensor, "pair pos"]:
+    """Return where each position of each pair is among a lane's packed tokens; −1 for those that are not run."""
+    index = torch.full(lane.run.stream[0].shape[:2], -1, dtype=torch.long, device=lane.pairs.device)
+    index[lane.pairs, lane.positions] = torch.arange(lane.tokens, device=lane.pairs.device)
+    return index
+
+
 def kind_of(kind: str) -> str:
     """Return the kind under which a table is kept."""
     return STREAM if kind in STREAMS else kind
@@ -51,10 +58,7 @@ def kind_of(kind: str) -> str:
 
 def places_of(cells: Sequence[Cell], lane: Running, *, joint_keys: bool) -> Mapping[Key, Spots]:
     """Locate each cell's one site; keys of several positions stand apart if they act jointly."""
-    device = lane.pairs.device
-    index = torch.full(lane.run.stream[0].shape[:2], -1, dtype=torch.long, device=device)
-    index[lane.pairs, lane.positions] = torch.arange(lane.tokens, device=device)
-    where = index.tolist()
+    where = token_index(lane).tolist()
     found: dict[Key, list[tuple[int, int, int]]] = defaultdict(list)
     for number, cell in enumerate(cells):
         (part,) = cell.parts
