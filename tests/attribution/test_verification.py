@@ -70,6 +70,8 @@ def test_saved_and_loaded(guess, tmp_path):
     np.testing.assert_array_equal(again.raw, guess.raw)
     np.testing.assert_array_equal(again.exact.raw, guess.exact.raw)
     assert (again.title, again.finding()) == (guess.title, guess.finding())
+    bare = attribute(zoo.opened("llama"), TASK, sites=SITES)
+    assert xp.load(bare.save(tmp_path / "a")).exact is None  # not what the estimate before it was verified by
     plain = patch(zoo.opened("llama"), TASK, sites="mlp.out@3")
     assert not isinstance(xp.load(plain.save(tmp_path / "b")), Estimate)
     with pytest.raises(CorruptFile, match="no estimate"):
@@ -100,6 +102,31 @@ def test_journal_goes_on(tmp_path, monkeypatch):
         np.testing.assert_array_equal(found.exact.raw, whole.exact.raw)
     with pytest.raises(BadInput, match="another question"):
         attribute(model, TASK, sites=SITES, by="atp", options=options)
+
+
+def test_interrupted_verification_is_unfinished(tmp_path):
+    """Ctrl-C while sites are verified: the estimate stands, the whole counts as unfinished, and goes on from there."""
+    from crosspatch.core.progress import SilentProgress
+
+    class Stops(SilentProgress):
+        jobs = 0
+
+        def start(self, total, unit):
+            self.jobs += 1
+
+        def advance(self, done, note=""):
+            if self.jobs == 2:
+                raise KeyboardInterrupt
+
+    model = zoo.opened("llama")
+    options = Options(journal=tmp_path / "j", tokens=8, progress=Stops())
+    found = attribute(model, TASK, sites=SITES, verify=4, options=options)
+    assert not np.isnan(found.raw).any()
+    assert np.isnan(found.exact.raw).any()
+    assert found.provenance["settings"]["complete"] is False
+    whole = attribute(model, TASK, sites=SITES, verify=4, options=replace(options, progress=SilentProgress()))
+    assert whole.provenance["settings"]["complete"] is True
+    assert not np.isnan(whole.exact.raw).any()
 
 
 def test_other_processes_open_the_same_estimate(tmp_path):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from naive.patching import difference, hook
+from naive.patching import hook
 
 Spot = tuple[nn.Module, str]
 
@@ -97,6 +97,3 @@ def key_effect(scores: Tensor, change: Tensor, slope: Tensor, key: int) -> float
     new = scores.clone()
     new[:, key] += change
     return float(((new.softmax(-1) - scores.softmax(-1)) * slope).sum())
-
-
-__all__ = ["along", "atp", "attention", "difference", "drops", "flat", "key_effect", "score", "tracked"]

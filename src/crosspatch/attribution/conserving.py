@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from crosspatch.attribution.direct_logits import RUNS
 from crosspatch.attribution.estimators import estimator
 from crosspatch.attribution.tape import Recorder
+from crosspatch.core.errors import UnknownName
 from crosspatch.engine.patching import Question, prepare
 from crosspatch.engine.readout import Scorer
 from crosspatch.engine.sweep import Options
 from crosspatch.metrics import Metric
+from crosspatch.models.blocks import at_least_single
 from crosspatch.models.model import Model
 from crosspatch.models.rules import relevance_rules
 from crosspatch.models.runs import Running, workbench
@@ -43,6 +46,8 @@ def conservation(
     Raises:
         UnknownName, BadInput, NotProved: as `attribute(by="relp")` does.
     """
+    if run not in RUNS:
+        raise UnknownName.of("run", run, RUNS)
     how, direction = estimator("relp", preset=preset), "noise" if run == "clean" else "denoise"
     sweep = prepare(model, task, Question("resid.pre[0]", direction, (metric,)), options=Options())
     numbers = list(range(len(sweep.pairs)))
@@ -62,7 +67,8 @@ def conservation(
                 gradients = torch.autograd.grad(values.sum(), streams)
         coverage.require()
     products = [
-        (stream.detach().float() * slope.float()).sum(-1) for stream, slope in zip(streams, gradients, strict=True)
+        (at_least_single(stream.detach()) * at_least_single(slope)).sum(-1)
+        for stream, slope in zip(streams, gradients, strict=True)
     ]
     sums = torch.stack([product.new_zeros(len(numbers)).index_add_(0, running.pairs, product) for product in products])
     return Conserved(sums.cpu().numpy(), values.detach().cpu().numpy())

@@ -102,12 +102,8 @@ class Estimate(Effects):
         found = super().load(folder)
         if not isinstance(found, cls) or "estimator" not in found._settings:
             raise CorruptFile(f"{str(folder)!r} holds no estimate: load it with crosspatch.load.")
-        exact = Path(folder) / EXACT
-        return found.verified_by(Effects.load(exact)) if exact.is_dir() else found
-
-    def verified_by(self, exact: Effects) -> "Estimate":
-        """Return the estimate with exact effects of some of its sites."""
-        return replace(self, exact=exact)
+        # The folder may still hold what an earlier estimate in its place was verified by.
+        return replace(found, exact=Effects.load(Path(folder) / EXACT)) if found._settings.get("verified") else found
 
     @property
     def _settings(self) -> dict[str, Any]:

@@ -80,8 +80,8 @@ def attribute(
     plan = sweep.plan()
     run_kept(sweep, task)
     run = {"sites": selection_text(sites), "seconds": time.perf_counter() - began, "verified": 0, "verify": wanted.top}
-    run |= how.settings() | {"estimator_settings": how.settings(), "estimator_title": how.title}
-    run |= {"checkpoint": checkpoint}
+    run |= {"estimator": how.name, "estimator_title": how.title, "estimator_settings": how.settings()}
+    run |= {"signed": how.signed, "checkpoint": checkpoint}
     found = estimate_of(effects_of(sweep, task, plan, run))
     if not wanted.top or not sweep.complete:
         return found
@@ -149,7 +149,9 @@ def verified(
     exact = patch(
         model, task, sites=chosen, direction=estimate.direction, metric=metric or estimate.metric, options=plain
     )
-    settings = {**estimate.provenance["settings"], "verified": len(top)}
+    # Interrupted here, the whole is unfinished: resumed, the journals give what was done.
+    whole = exact.provenance["settings"]["complete"]
+    settings = {**estimate.provenance["settings"], "verified": len(top), "complete": whole}
     about = {**estimate.provenance, "settings": settings}
     return replace(estimate, provenance=about, exact=exact)
 
