@@ -137,6 +137,7 @@ def test_attribute_plans_an_estimate(tiny):
     [
         (("--by", "atp", "--parts", "head"), "--parts with --by atp: it belongs to --by direct"),
         (("--by", "direct", "--verify", "3"), "--verify with --by direct: it belongs to estimates"),
+        (("--by", "direct", "--workers", "2"), "--workers with --by direct"),
         (("--by", "atp", "--preset", "ln"), "only 'relp' has presets"),
         (("--by", "atp", "--metric", "rank"), "no gradient"),
         (("--by", "atp", "--steps", "3"), "only 'ig'"),

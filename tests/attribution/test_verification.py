@@ -175,6 +175,7 @@ def test_certificate_holds_or_says_so():
     assert easy.rounds == 1
     hard = certify(model, TASK, sites=sites, until=Until(share=1e-9, step=4, samples=60, budget=60))
     assert not hard.held
+    assert hard.bound.level == pytest.approx(1 - 0.05 / 2**hard.rounds)  # all rounds together hold at 95 %
     assert "the budget is spent" in str(hard)
     everything = certify(model, TASK, sites=sites, until=Until(share=1e-9, step=100, samples=60))
     assert everything.bound.theta == 0.0

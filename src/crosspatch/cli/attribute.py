@@ -150,7 +150,8 @@ def attribute(
     """
     estimates = {"--sites": sites, "--direction": direction, "--preset": preset, "--steps": steps}
     estimates |= {"--points": points, "--verify": verify, "--metric": metric, "--resume": resume, "--memory": memory}
-    estimates |= {"--checkpoint": checkpoint or None, "--dry-run": dry_run or None}
+    estimates |= {"--checkpoint": checkpoint or None, "--dry-run": dry_run or None, "--workers": workers}
+    estimates |= {"--executor": None if executor is given.Executor.auto else executor, "--threads": threads}
     direct = {"--parts": parts, "--run": run, "--answer": answer}
     _refuse(by, direct if by is not Method.direct else estimates)
     voice, room, crew = Voice(json, quiet), parse_size(memory), crew_of(executor, workers, cluster)
