@@ -1,0 +1,99 @@
+"""A circuit: some edges of a model's graph, how strongly each was scored, and how they were found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from crosspatch.circuits.graph import CircuitEdge, Graph
+from crosspatch.core.errors import BadInput
+from crosspatch.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """Edges of a graph, as marks and scores of the graph's shape.
+
+    `scores` are the method's own, NaN where it gives none (edges that the graph does not have are never read); with
+    `signed` a positive score says that the edge helps the metric. `settings` say how it was found, `details` keep what
+    a method has to tell beside (the order of tests, losses).
+    """
+
+    graph: Graph
+    included: Bool[np.ndarray, "place receiver sender"]
+    scores: Float[np.ndarray, "place receiver sender"] | None = None
+    signed: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.included.shape != self.graph.shape:
+            raise BadInput(f"a circuit of this graph is an array {self.graph.shape}, not {self.included.shape}.")
+        if bool((self.included & ~self.graph.allowed).any()):
+            raise BadInput("a circuit holds edges that its graph does not have.")
+
+    @property
+    def size(self) -> int:
+        """Number of edges."""
+        return int(self.included.sum())
+
+    @property
+    def edges(self) -> tuple[CircuitEdge, ...]:
+        """The edges, in the order of their receivers."""
+        return tuple(self.graph.edges(self.included))
+
+    @property
+    def nodes(self) -> tuple[Site, ...]:
+        """The senders with an edge to somewhere, in the order of a forward pass."""
+        used = self.included.any((0, 1))
+        return tuple(site for site, there in zip(self.graph.senders, used, strict=True) if there)
+
+    def score(self, edge: CircuitEdge) -> float:
+        """Return the score of an edge; NaN where there is none."""
+        return float("nan") if self.scores is None else float(self.scores[self.graph.index(edge)])
+
+    def with_edges(self, included: Bool[np.ndarray, "place receiver sender"], **settings: Any) -> "Circuit":
+        """Return a circuit of the same graph and scores with other edges."""
+        return replace(self, included=included, settings={**self.settings, **settings})
+
+    def pruned(self) -> "Circuit":
+        """Return the circuit without edges that lie on no path from the embedding to the logits."""
+        return replace(self, included=prune(self.graph, self.included))
+
+
+def prune(
+    graph: Graph, included: Bool[np.ndarray, "place receiver sender"]
+) -> Bool[np.ndarray, "place receiver sender"]:
+    """Return only the edges that lie on a path from the embedding to the logits.
+
+    Attention carries tokens' values to later tokens, so a node counts as one over all places.
+    """
+    kept = included & graph.allowed
+    feeds = graph.feeds
+    while True:
+        any_place = kept.any(0)
+        heard = any_place.any(0)  # senders that somebody reads
+        fed = (feeds & any_place.any(1)[:, None]).any(0)  # senders with an input
+        fed[0] = True  # the embedding needs none
+        ends = ~feeds.any(1)  # the logits
+        leads = ends | (feeds & heard[None]).any(1)  # receivers whose node is read
+        slim = kept & (fed & heard)[None, None] & leads[None, :, None]
+        if bool((slim == kept).all()):
+            return slim
+        kept = slim
+
+
+def top_edges(
+    graph: Graph, scores: Float[np.ndarray, "place receiver sender"], count: int, *, absolute: bool
+) -> Bool[np.ndarray, "place receiver sender"]:
+    """Return the edges with the highest scores (or magnitudes); edges without a score come last, ties in order."""
+    keys = np.abs(scores) if absolute else scores
+    keys = np.where(np.isnan(keys), -np.inf, keys).astype(np.float64)
+    flat = np.broadcast_to(graph.allowed, graph.shape).ravel()
+    order = np.flatnonzero(flat)
+    order = order[np.argsort(-keys.ravel()[order], kind="stable")]
+    included = np.zeros(flat.shape, dtype=bool)
+    included[order[:count]] = True
+    return included.reshape(graph.shape)

@@ -1,0 +1,1 @@
+"""Routes: how information flows to a prediction, from one forward pass (Ferrando & Voita 2024)."""
