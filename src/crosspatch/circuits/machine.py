@@ -1,0 +1,227 @@
+"""Run a model with only some edges of its graph: what each receiver reads is put together from what senders add.
+
+For every sender u, D_u is what it adds beyond what it adds when it is absent (in the corrupt run, say). A receiver reads
+the absent stream plus the sum of D_u over the edges into it that are kept. Each receiver's own stream goes through the
+model's own norm and its slice of the projection; the model's own attention and MLP do the rest (ARCHITECTURE.md,
+"Circuits"). Only what hangs on an edge that differs from a known run is computed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from crosspatch.circuits.graph import Graph
+from crosspatch.circuits.maps import Maps, check_maps, maps_of
+from crosspatch.engine.local import Local, Pass
+from crosspatch.engine.readout import Scorer
+from crosspatch.models.anatomy import Anatomy
+from crosspatch.models.attention import Segment
+from crosspatch.models.blocks import at_least_single
+from crosspatch.models.inside import PROJECTED, Inside
+from crosspatch.models.model import Model
+from crosspatch.models.runs import Run, Running, past_of
+
+# What must be known of the two runs.
+KINDS = ("attn.in", "attn.q", "attn.k", "attn.v", "attn.head", "attn.out", "mlp.out")
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The tokens of a lane, several times over: `[copy, token, …]` for us, packed rows of equal shapes for a block."""
+
+    lane: Running
+    count: int
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """The segments of all copies together."""
+        return [
+            Segment(s.start, s.span, s.pairs.repeat(self.count), s.pairs.tolist() * self.count)
+            for s in self.lane.segments
+        ]
+
+    def packed(self, values: Float[Tensor, "copy token *rest"]) -> Float[Tensor, "packed *rest"]:
+        """Lay copies out as the segments have them."""
+        if len(self.lane.segments) == 1:
+            return values.flatten(0, 1)
+        parts = values.split([s.tokens for s in self.lane.segments], dim=1)
+        return torch.cat([part.flatten(0, 1) for part in parts])
+
+    def apart(self, packed: Float[Tensor, "packed *rest"]) -> Float[Tensor, "copy token *rest"]:
+        """Undo `packed`."""
+        if len(self.lane.segments) == 1:
+            return packed.unflatten(0, (self.count, -1))
+        parts = packed.split([self.count * s.tokens for s in self.lane.segments])
+        return torch.cat([part.unflatten(0, (self.count, -1)) for part in parts], dim=1)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """What is there without any edge: the stream at each reading, and what each sender adds then.
+
+    `attention[l]`, `mlp[l]` are the streams that receivers of layer l read `[token, d_model]`, `final` that of the
+    logits. `heads[l]` are scaled head outputs `[token, head * d_head]`, `mlps[l]` what MLPs add. `is_run`: these are
+    from one run of the model, so that a node without any edge into it adds just that.
+    """
+
+    attention: Sequence[Tensor]
+    mlp: Sequence[Tensor]
+    final: Tensor
+    heads: Sequence[Tensor]
+    mlps: Sequence[Tensor]
+    is_run: bool
+
+
+@dataclass(frozen=True)
+class State:
+    """A run with some edges: what each sender adds beyond absence `[sender, token, d_model]`, and its projections.
+
+    `projected[l][kind]` is `[token, unit, d_head]`; `masks` are the edges it was run with.
+    """
+
+    masks: Bool[np.ndarray, "place receiver sender"]
+    sent: Float[Tensor, "sender token d_model"]
+    projected: Sequence[Mapping[str, Tensor]]
+
+    def copy(self) -> "State":
+        """Return a state that may be changed in place."""
+        projected = [{kind: value.clone() for kind, value in layer.items()} for layer in self.projected]
+        return State(self.masks.copy(), self.sent.clone(), projected)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Two runs of some pairs, opened for running circuits. `tokens_of[g]` are the tokens of each place of the graph."""
+
+    model: Model
+    graph: Graph
+    inside: Inside
+    lane: Running
+    local: Local
+    scorer: Scorer
+    maps: Sequence[Maps]
+    absent: Absent
+    clean: State
+    tokens_of: Sequence[Int[Tensor, " token"]]
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return self.graph.layers
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of the pairs that are run."""
+        return self.lane.tokens
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.lane.run.stream[0].dtype
+
+    @cached_property
+    def reads(self) -> Int[Tensor, "pair read"]:
+        """The token of the lane at each position that the metric reads."""
+        index = torch.full(self.lane.run.stream[0].shape[:2], -1, dtype=torch.long)
+        index[self.lane.pairs.cpu(), self.lane.positions.cpu()] = torch.arange(self.tokens)
+        rows = torch.arange(len(self.local.numbers))[:, None]
+        return index[rows, torch.tensor(self.local.extents.reads)].to(self.lane.pairs.device)
+
+    def scores(self, final: Float[Tensor, "row pair read d_model"]) -> Float[Tensor, "metric row pair"]:
+        """Return every metric of each row of final streams."""
+        rows, pairs = final.shape[:2]
+        owners = torch.arange(pairs, device=final.device).repeat(rows)
+        return self.scorer(final.flatten(0, 1), owners).unflatten(1, (rows, pairs))
+
+
+def open_machine(
+    model: Model, graph: Graph, this: Pass, lane: Running, places: Sequence[Int[Tensor, " token"]], *, is_run: bool
+) -> Machine:
+    """Set a machine up on the runs of a pass; `is_run`: what is written is from one run of the model.
+
+    Raises:
+        NotProved: what heads add cannot be told apart.
+    """
+    inside = Inside(this.bench, _pasts(this.base, model), _widths(this.base))
+    maps = [_checked(model, this.base, lane, layer) for layer in range(graph.layers)]
+    absent = _absent(model, this.written, lane, maps, is_run=is_run)
+    clean = _clean(model, graph, this.base, lane, maps, absent)
+    return Machine(model, graph, inside, lane, this.local, this.scorer, maps, absent, clean, places)
+
+
+def _pasts(base: Run, model: Model) -> list:
+    return [past_of(base, layer) if model.anatomy.packed else None for layer in range(model.anatomy.layers)]
+
+
+def _widths(run: Run) -> dict[str, int]:
+    return {kind: run.seen[kind][0].shape[-1] for kind in PROJECTED}
+
+
+def at_tokens(values: Float[Tensor, "pair pos width"], lane: Running) -> Float[Tensor, "token width"]:
+    """Lay a run's activations out token by token."""
+    return values[lane.pairs.to(values.device), lane.positions.to(values.device)]
+
+
+def _checked(model: Model, base: Run, lane: Running, layer: int) -> Maps:
+    maps = maps_of(model.module, model.anatomy, layer)
+    seen = {kind: at_tokens(base.seen[kind][layer], lane) for kind in KINDS}
+    return check_maps(maps, base.stream[0].dtype, seen, model.anatomy, layer)
+
+
+def _absent(model: Model, run: Run, lane: Running, maps: Sequence[Maps], *, is_run: bool) -> Absent:
+    layers, sequential = range(len(maps)), model.anatomy.sequential
+    heads = [each.scaled(at_tokens(run.seen["attn.head"][layer], lane)) for layer, each in enumerate(maps)]
+    mlps = [at_least_single(at_tokens(run.seen["mlp.out"][layer], lane)) for layer in layers]
+    if is_run:
+        stream = [at_least_single(at_tokens(s, lane)) for s in run.stream]
+        added = [at_least_single(at_tokens(run.seen["attn.out"][layer], lane)) for layer in layers]
+        mid = [stream[layer] + added[layer] if sequential else stream[layer] for layer in layers]
+        return Absent(stream[:-1], mid, stream[-1], heads, mlps, is_run)
+    stream, attention, mid = at_least_single(at_tokens(run.stream[0], lane)), [], []
+    for layer, each in enumerate(maps):
+        attention.append(stream)
+        after = stream + _added(each, heads[layer], at_tokens(run.seen["attn.head"][layer], lane))
+        mid.append(after if sequential else stream)
+        stream = after + mlps[layer]
+    return Absent(attention, mid, stream, heads, mlps, is_run)
+
+
+def _added(maps: Maps, scaled: Tensor, z: Tensor) -> Float[Tensor, "token d_model"]:
+    """Return what attention adds with these head outputs, its bias included."""
+    total = sum(maps.writes(part, head) for head, part in enumerate(scaled.chunk(len(maps.out), -1)))
+    if maps.bias is not None:
+        bias = at_least_single(maps.bias)
+        scale = maps.scale(z)
+        total = total + (bias if scale is None or maps.gain is None else scale * bias * at_least_single(maps.gain))
+    return total
+
+
+def _clean(model: Model, graph: Graph, base: Run, lane: Running, maps: Sequence[Maps], absent: Absent) -> State:
+    """Return the run with all edges: the clean run."""
+    anatomy, embedded = model.anatomy, at_least_single(at_tokens(base.stream[0], lane))
+    sent = embedded.new_zeros(len(graph.senders), *embedded.shape)
+    sent[0] = embedded - absent.attention[0]
+    row = 1
+    for layer, each in enumerate(maps):
+        change = each.scaled(at_tokens(base.seen["attn.head"][layer], lane)) - absent.heads[layer]
+        for head, part in enumerate(change.chunk(graph.heads, -1)):
+            sent[row + head] = each.writes(part, head)
+        row += graph.heads
+        sent[row] = at_least_single(at_tokens(base.seen["mlp.out"][layer], lane)) - absent.mlps[layer]
+        row += 1
+    projected = [
+        {kind: units_of(anatomy, kind, at_tokens(base.seen[kind][layer], lane)) for kind in PROJECTED}
+        for layer in range(graph.layers)
+    ]
+    return State(graph.full(), sent, projected)
+
+
+def units_of(anatomy: Anatomy, kind: str, wide: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows unit d_head"]:
+    """Split what a projection leaves into the units of a kind."""
+    point = anatomy.points[kind]
+    return wide[..., point.columns(None)].unflatten(-1, (len(point.starts), point.width))

@@ -1,0 +1,269 @@
+"""Many circuits in one pass, each a variant of a run that is known: only what may differ from it is computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from crosspatch.circuits.graph import Graph
+from crosspatch.circuits.machine import Copies, Machine, State, units_of
+from crosspatch.models.blocks import at_least_single
+from crosspatch.models.inside import PROJECTED
+
+
+@dataclass(frozen=True)
+class Stale:
+    """What may differ from the known run in some variant: receivers by number, senders by number with their slot."""
+
+    receivers: Bool[np.ndarray, " receiver"]
+    slots: Mapping[int, int]
+
+    @classmethod
+    def of(
+        cls, graph: Graph, known: Bool[np.ndarray, "p r s"], masks: Bool[np.ndarray, "circuit p r s"]
+    ) -> "Stale":
+        """Follow changed edges through the graph: receivers with a changed edge or a stale sender, and their nodes."""
+        changed = (masks != known[None]).any((0, 1, 3))
+        read = masks.any((0, 1))
+        stale = np.zeros(len(graph.senders), dtype=bool)
+        for number in range(len(graph.receivers)):
+            changed[number] |= bool((read[number] & stale).any())
+            if changed[number]:
+                stale |= graph.feeds[number]
+        return cls(changed, {int(u): slot for slot, u in enumerate(np.flatnonzero(stale))})
+
+    @cached_property
+    def senders(self) -> Int[np.ndarray, " slot"]:
+        """The stale senders' numbers, by slot."""
+        return np.array(list(self.slots), dtype=np.int64)
+
+
+@dataclass
+class Variants:
+    """Circuits on their way through the layers. `own[c, slot]` is what a stale sender adds in circuit c."""
+
+    machine: Machine
+    known: State
+    masks: Bool[np.ndarray, "circuit place receiver sender"]
+    stale: Stale
+    own: Float[Tensor, "circuit slot token d_model"]
+    projected: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, machine: Machine, known: State, masks: Bool[np.ndarray, "circuit place receiver sender"]) -> "Variants":
+        """Set circuits up beside a known run."""
+        stale = Stale.of(machine.graph, known.masks, masks)
+        sent = machine.clean.sent
+        own = sent.new_zeros(len(masks), len(stale.slots), *sent.shape[1:])
+        return cls(machine, known, masks, stale, own)
+
+    @property
+    def count(self) -> int:
+        """Number of circuits."""
+        return len(self.masks)
+
+    def run(self) -> Float[Tensor, "circuit pair read d_model"]:
+        """Run all layers; return the final stream at the positions read."""
+        numbers = self._numbers
+        for layer in range(self.machine.layers):
+            attention = [n for kind in PROJECTED for n in numbers[kind, layer] if self.stale.receivers[n]]
+            if attention:
+                self._attention(layer, attention)
+            mlp = [n for n in numbers.get(("mlp.in", layer), []) if self.stale.receivers[n]]
+            if mlp:
+                self._mlp(layer, mlp[0])
+        return self._final(numbers["logits", None][0])
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, int | None], list[int]]:
+        found: dict[tuple[str, int | None], list[int]] = {}
+        for number, site in enumerate(self.machine.graph.receivers):
+            found.setdefault((site.kind, site.layer), []).append(number)
+        return found
+
+    def _attention(self, layer: int, receivers: Sequence[int]) -> None:
+        machine, maps = self.machine, self.machine.maps[layer]
+        given = self._projections(layer, receivers)
+        copies = Copies(machine.lane, self.count)
+        still = machine.absent.attention[layer].to(given["attn.q"].dtype)
+        hidden = copies.packed(still.expand(self.count, *still.shape))
+        packed = {kind: copies.packed(value) for kind, value in given.items()}
+        z = machine.inside.attended(layer, hidden, packed, copies.segments)
+        change = copies.apart(maps.scaled(z)) - machine.absent.heads[layer]
+        first = 1 + layer * (machine.graph.heads + machine.graph.mlps)
+        for head, part in enumerate(change.chunk(machine.graph.heads, -1)):
+            slot = self.stale.slots.get(first + head)
+            if slot is not None and self._speaks(first + head):
+                self.own[:, slot] = maps.writes(part.flatten(0, 1), head).view_as(self.own[:, slot])
+
+    def _speaks(self, sender: int) -> bool:
+        """Whether a node may add more than in the absent run: if not, some edge leads into it."""
+        if not self.machine.absent.is_run:
+            return True
+        return bool(self.masks[:, :, self.machine.graph.feeds[:, sender]].any())
+
+    def _projections(self, layer: int, receivers: Sequence[int]) -> dict[str, Float[Tensor, "circuit token _ _"]]:
+        """Return queries, keys and values of all units: the stale ones from their own streams."""
+        machine, graph = self.machine, self.machine.graph
+        streams, index = self._streams(receivers, machine.absent.attention[layer])
+        read = _Projector(machine, layer, streams)
+        found = {kind: [v for v in self.known.projected[layer][kind].unbind(1)] for kind in PROJECTED}
+        for column, number in enumerate(receivers):
+            site = graph.receivers[number]
+            found[site.kind][site.unit or 0] = read(site.kind, site.unit or 0, index[:, column])
+        out = {}
+        for kind, units in found.items():
+            units = [unit if unit.ndim == 3 else unit[None] for unit in units]
+            out[kind] = torch.stack([unit.expand(self.count, *unit.shape[1:]) for unit in units], dim=2)
+        self.projected[layer] = out
+        return out
+
+    def _mlp(self, layer: int, receiver: int) -> None:
+        machine = self.machine
+        streams, index = self._streams([receiver], machine.absent.mlp[layer])
+        sender = (layer + 1) * (machine.graph.heads + 1)
+        if not self._speaks(sender):
+            return
+        copies = Copies(machine.lane, len(streams))
+        hidden = copies.packed(streams.to(machine.dtype))
+        added = at_least_single(copies.apart(machine.inside.mlp(layer, hidden, copies.segments)))
+        change = added - machine.absent.mlps[layer]
+        self.own[:, self.stale.slots[sender]] = change[torch.from_numpy(index[:, 0]).to(change.device)]
+
+    def _final(self, receiver: int) -> Float[Tensor, "circuit pair read d_model"]:
+        reads = self.machine.reads
+        streams, index = self._streams([receiver], self.machine.absent.final, tokens=reads.flatten())
+        return streams[torch.from_numpy(index[:, 0]).to(streams.device)].unflatten(1, reads.shape)
+
+    def _streams(
+        self, receivers: Sequence[int], absent: Float[Tensor, "token d_model"], tokens: Tensor | None = None
+    ) -> tuple[Float[Tensor, "stream token d_model"], Int[np.ndarray, "circuit receiver"]]:
+        """Return the different streams that some receivers read, and which of them each reads in each circuit."""
+        mixing = Mixing.of(self.masks[:, :, receivers], self.stale)
+        absent = absent if tokens is None else absent[tokens]
+        out = absent.expand(len(mixing.held), *absent.shape).contiguous()
+        for place, chosen in enumerate(self._tokens_of(tokens)):
+            _add(out, mixing.held[:, place], self.known.sent, chosen)
+            for circuit, rows in mixing.rows_of.items():
+                _add(out[rows], mixing.live[rows, place], self.own[circuit], chosen)
+        return out, mixing.index
+
+    def _tokens_of(self, tokens: Tensor | None) -> list["Chosen"]:
+        """Return for each place which rows of the streams it is, and which tokens these are; None stands for all."""
+        places = self.machine.tokens_of
+        if len(places) == 1:
+            return [Chosen(None, tokens)]
+        if tokens is None:
+            return [Chosen(place, place) for place in places]
+        rows = [torch.isin(tokens, place).nonzero().flatten() for place in places]
+        return [Chosen(row, tokens[row]) for row in rows]
+
+    def adopt(self, circuit: int) -> None:
+        """Make the known run that of one of these circuits, in place."""
+        self.known.masks[:] = self.masks[circuit]
+        if len(self.stale.senders):
+            senders = torch.from_numpy(self.stale.senders).to(self.own.device)
+            self.known.sent[senders] = self.own[circuit]
+        for layer, kinds in self.projected.items():
+            for kind, value in kinds.items():
+                self.known.projected[layer][kind].copy_(value[circuit])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of a stream and the tokens that they are."""
+
+    rows: Tensor | None
+    tokens: Tensor | None
+
+
+def _add(
+    out: Float[Tensor, "stream row d_model"],
+    weights: Bool[np.ndarray, "stream sender"],
+    sent: Float[Tensor, "sender token d_model"],
+    chosen: Chosen,
+) -> None:
+    """Add the weighed sum of what senders add, at some tokens, in place."""
+    used = np.flatnonzero(weights.any(0))
+    if not len(used) or not len(out):
+        return
+    if 2 * len(used) < used[-1] + 1:
+        sent = sent[torch.from_numpy(used).to(sent.device)]
+        weights = weights[:, used]
+    else:
+        sent, weights = sent[: used[-1] + 1], weights[:, : used[-1] + 1]
+    sent = sent if chosen.tokens is None else sent[:, chosen.tokens]
+    by = torch.from_numpy(weights.astype(np.float32)).to(sent)
+    if chosen.rows is None:
+        out.flatten(1).addmm_(by, sent.flatten(1))
+    else:
+        out[:, chosen.rows] += (by @ sent.flatten(1)).view(len(out), -1, out.shape[-1])
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """The different streams of some receivers: `held` are edges from known senders, `live` those from stale ones.
+
+    `index[c, r]` is the stream that receiver r reads in circuit c; `rows_of[c]` are the streams that only circuit c
+    has, since what stale senders add is its own.
+    """
+
+    held: Bool[np.ndarray, "stream place sender"]
+    live: Bool[np.ndarray, "stream place slot"]
+    index: Int[np.ndarray, "circuit receiver"]
+    rows_of: Mapping[int, slice]
+
+    @classmethod
+    def of(cls, masks: Bool[np.ndarray, "circuit place receiver sender"], stale: Stale) -> "Mixing":
+        """Find the different streams by their edges."""
+        rows = masks.transpose(0, 2, 1, 3)  # circuit, receiver, place, sender
+        held = rows.copy()
+        held[..., stale.senders] = False
+        live = rows[..., stale.senders]
+        owner = np.where(live.any((2, 3)), np.arange(1, len(rows) + 1)[:, None], 0)
+        flat = (len(rows) * rows.shape[1], -1)
+        keys = np.concatenate(
+            [
+                owner.reshape(-1, 1).astype(">u4").view(np.uint8).reshape(flat[0], 4),
+                np.packbits(held.reshape(flat), axis=1),
+                np.packbits(live.reshape(flat), axis=1) if live.size else np.zeros((flat[0], 0), np.uint8),
+            ],
+            axis=1,
+        )
+        named = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.shape[1]))).ravel()
+        _, first, inverse = np.unique(named, return_index=True, return_inverse=True)
+        owners = owner.ravel()[first]
+        bounds = {int(o) - 1: slice(*np.searchsorted(owners, [o, o + 1]).tolist()) for o in np.unique(owners) if o}
+        chosen = [each.reshape(flat[0], *each.shape[2:])[first] for each in (held, live)]
+        return cls(chosen[0], chosen[1], inverse.reshape(rows.shape[:2]), bounds)
+
+
+class _Projector:
+    """Projects streams to the units of a layer's attention; the norm runs once, each product once a set of streams."""
+
+    def __init__(self, machine: Machine, layer: int, streams: Float[Tensor, "stream token d_model"]) -> None:
+        self.maps, self.anatomy = machine.maps[layer], machine.model.anatomy
+        copies = Copies(machine.lane, len(streams))
+        hidden = copies.packed(streams.to(machine.dtype))
+        self.wide: dict[str, Tensor] = {}
+        if self.maps.into is None:
+            found = machine.inside.projected(layer, hidden, copies.segments)
+            self.wide = {kind: units_of(self.anatomy, kind, copies.apart(found[kind])) for kind in PROJECTED}
+        else:
+            self.normed = copies.apart(machine.inside.normed(layer, hidden, copies.segments))
+
+    def __call__(self, kind: str, unit: int, index: Int[np.ndarray, " circuit"]) -> Float[Tensor, "_ token d_head"]:
+        """Return a unit's projection in each circuit, or once where all circuits read one stream."""
+        rows = index[:1] if (index == index[0]).all() else index
+        if self.maps.into is None:
+            return self.wide[kind][torch.from_numpy(rows).to(self.wide[kind].device), :, unit]
+        read = self.normed if _is_range(rows, len(self.normed)) else self.normed[torch.from_numpy(rows)]
+        return self.maps.into[kind].unit(read, unit, self.anatomy.points[kind].width)
+
+
+def _is_range(rows: Int[np.ndarray, " row"], count: int) -> bool:
+    return len(rows) == count and bool((rows == np.arange(count)).all())
