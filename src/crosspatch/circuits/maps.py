@@ -22,11 +22,10 @@ class Into:
     weight: Float[Tensor, "d_model column"]
     bias: Float[Tensor, " column"] | None
 
-    def unit(self, read: Float[Tensor, "*rows d_model"], unit: int, width: int) -> Float[Tensor, "*rows d_head"]:
-        """Project what attention reads to one unit."""
-        columns = slice(unit * width, (unit + 1) * width)
-        out = read @ self.weight[:, columns]
-        return out if self.bias is None else out + self.bias[columns]
+    def columns(self, read: Float[Tensor, "*rows d_model"], start: int, stop: int) -> Float[Tensor, "*rows column"]:
+        """Project what attention reads to some columns."""
+        out = read @ self.weight[:, start:stop]
+        return out if self.bias is None else out + self.bias[start:stop]
 
 
 @dataclass(frozen=True)

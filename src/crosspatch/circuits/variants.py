@@ -1,6 +1,6 @@
 """Many circuits in one pass, each a variant of a run that is known: only what may differ from it is computed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from crosspatch.circuits.graph import Graph
 from crosspatch.circuits.machine import Copies, Machine, State, units_of
 from crosspatch.models.blocks import at_least_single
 from crosspatch.models.inside import PROJECTED
+from crosspatch.sites import Site
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Variants:
         """Set circuits up beside a known run."""
         stale = Stale.of(machine.graph, known.masks, masks)
         sent = machine.clean.sent
-        own = sent.new_zeros(len(masks), len(stale.slots), *sent.shape[1:])
+        own = sent.new_empty(len(masks), len(stale.slots), *sent.shape[1:])
         return cls(machine, known, masks, stale, own)
 
     @property
@@ -97,8 +98,12 @@ class Variants:
         first = 1 + layer * (machine.graph.heads + machine.graph.mlps)
         for head, part in enumerate(change.chunk(machine.graph.heads, -1)):
             slot = self.stale.slots.get(first + head)
-            if slot is not None and self._speaks(first + head):
-                self.own[:, slot] = maps.writes(part.flatten(0, 1), head).view_as(self.own[:, slot])
+            if slot is not None:
+                self._keep(first + head, maps.writes(part.flatten(0, 1), head).unflatten(0, part.shape[:2]))
+
+    def _keep(self, sender: int, adds: Float[Tensor, "circuit token d_model"]) -> None:
+        """Keep what a stale sender adds; exactly nothing where no edge of any circuit leads into it."""
+        self.own[:, self.stale.slots[sender]] = adds if self._speaks(sender) else 0
 
     def _speaks(self, sender: int) -> bool:
         """Whether a node may add more than in the absent run: if not, some edge leads into it."""
@@ -112,9 +117,9 @@ class Variants:
         streams, index = self._streams(receivers, machine.absent.attention[layer])
         read = _Projector(machine, layer, streams)
         found = {kind: [v for v in self.known.projected[layer][kind].unbind(1)] for kind in PROJECTED}
-        for column, number in enumerate(receivers):
-            site = graph.receivers[number]
-            found[site.kind][site.unit or 0] = read(site.kind, site.unit or 0, index[:, column])
+        for kind, units, rows in _alike([graph.receivers[number] for number in receivers], index):
+            for unit, value in zip(units, read(kind, units, rows).unbind(-2), strict=True):
+                found[kind][unit] = value
         out = {}
         for kind, units in found.items():
             units = [unit if unit.ndim == 3 else unit[None] for unit in units]
@@ -126,18 +131,16 @@ class Variants:
         machine = self.machine
         streams, index = self._streams([receiver], machine.absent.mlp[layer])
         sender = (layer + 1) * (machine.graph.heads + 1)
-        if not self._speaks(sender):
-            return
         copies = Copies(machine.lane, len(streams))
         hidden = copies.packed(streams.to(machine.dtype))
         added = at_least_single(copies.apart(machine.inside.mlp(layer, hidden, copies.segments)))
         change = added - machine.absent.mlps[layer]
-        self.own[:, self.stale.slots[sender]] = change[torch.from_numpy(index[:, 0]).to(change.device)]
+        self._keep(sender, _taken(change, index[:, 0]))
 
     def _final(self, receiver: int) -> Float[Tensor, "circuit pair read d_model"]:
         reads = self.machine.reads
         streams, index = self._streams([receiver], self.machine.absent.final, tokens=reads.flatten())
-        return streams[torch.from_numpy(index[:, 0]).to(streams.device)].unflatten(1, reads.shape)
+        return _taken(streams, index[:, 0]).unflatten(1, reads.shape)
 
     def _streams(
         self, receivers: Sequence[int], absent: Float[Tensor, "token d_model"], tokens: Tensor | None = None
@@ -145,10 +148,17 @@ class Variants:
         """Return the different streams that some receivers read, and which of them each reads in each circuit."""
         mixing = Mixing.of(self.masks[:, :, receivers], self.stale)
         absent = absent if tokens is None else absent[tokens]
-        out = absent.expand(len(mixing.held), *absent.shape).contiguous()
-        for place, chosen in enumerate(self._tokens_of(tokens)):
-            _add(out, mixing.held[:, place], self.known.sent, chosen)
-            for circuit, rows in mixing.rows_of.items():
+        held, of_held = _different(mixing.held.reshape(len(mixing.held), -1))
+        held = mixing.held[held]
+        known = absent.repeat(len(held), 1, 1)  # a copy: it is written to
+        spots = self._tokens_of(tokens)
+        for place, chosen in enumerate(spots):
+            _add(known, held[:, place], self.known.sent, chosen)
+        if not mixing.rows_of:
+            return known, of_held[mixing.index]
+        out = known[torch.from_numpy(of_held).to(known.device)]  # a copy, even of one row
+        for circuit, rows in mixing.rows_of.items():
+            for place, chosen in enumerate(spots):
                 _add(out[rows], mixing.live[rows, place], self.own[circuit], chosen)
         return out, mixing.index
 
@@ -225,21 +235,22 @@ class Mixing:
         held[..., stale.senders] = False
         live = rows[..., stale.senders]
         owner = np.where(live.any((2, 3)), np.arange(1, len(rows) + 1)[:, None], 0)
-        flat = (len(rows) * rows.shape[1], -1)
-        keys = np.concatenate(
-            [
-                owner.reshape(-1, 1).astype(">u4").view(np.uint8).reshape(flat[0], 4),
-                np.packbits(held.reshape(flat), axis=1),
-                np.packbits(live.reshape(flat), axis=1) if live.size else np.zeros((flat[0], 0), np.uint8),
-            ],
-            axis=1,
-        )
-        named = np.ascontiguousarray(keys).view(np.dtype((np.void, keys.shape[1]))).ravel()
-        _, first, inverse = np.unique(named, return_index=True, return_inverse=True)
-        owners = owner.ravel()[first]
+        count = rows.shape[0] * rows.shape[1]
+        numbers = owner.reshape(-1, 1).astype(">u4").view(np.uint8).reshape(count, 4)
+        bits = np.concatenate([held.reshape(count, -1), live.reshape(count, -1)], axis=1)
+        first, inverse = _different(np.concatenate([numbers, np.packbits(bits, axis=1)], axis=1))
+        owners = owner.ravel()[first]  # in order, since they come first
         bounds = {int(o) - 1: slice(*np.searchsorted(owners, [o, o + 1]).tolist()) for o in np.unique(owners) if o}
-        chosen = [each.reshape(flat[0], *each.shape[2:])[first] for each in (held, live)]
+        chosen = [each.reshape(count, *each.shape[2:])[first] for each in (held, live)]
         return cls(chosen[0], chosen[1], inverse.reshape(rows.shape[:2]), bounds)
+
+
+def _different(rows: np.ndarray) -> tuple[Int[np.ndarray, " different"], Int[np.ndarray, " row"]]:
+    """Return where each different row first stands, in the rows' own order, and which of them each row is."""
+    packed = np.packbits(rows, axis=1) if rows.dtype == bool else rows
+    named = np.ascontiguousarray(packed).view(np.dtype((np.void, packed.shape[1]))).ravel()
+    _, first, inverse = np.unique(named, return_index=True, return_inverse=True)
+    return first, inverse.ravel()
 
 
 class _Projector:
@@ -256,14 +267,34 @@ class _Projector:
         else:
             self.normed = copies.apart(machine.inside.normed(layer, hidden, copies.segments))
 
-    def __call__(self, kind: str, unit: int, index: Int[np.ndarray, " circuit"]) -> Float[Tensor, "_ token d_head"]:
-        """Return a unit's projection in each circuit, or once where all circuits read one stream."""
+    def __call__(
+        self, kind: str, units: range, index: Int[np.ndarray, " circuit"]
+    ) -> Float[Tensor, "_ token unit d_head"]:
+        """Project to neighbouring units in each circuit, or once where all circuits read one stream."""
         rows = index[:1] if (index == index[0]).all() else index
         if self.maps.into is None:
-            return self.wide[kind][torch.from_numpy(rows).to(self.wide[kind].device), :, unit]
-        read = self.normed if _is_range(rows, len(self.normed)) else self.normed[torch.from_numpy(rows)]
-        return self.maps.into[kind].unit(read, unit, self.anatomy.points[kind].width)
+            return _taken(self.wide[kind], rows)[..., units.start : units.stop, :]
+        width = self.anatomy.points[kind].width
+        out = self.maps.into[kind].columns(_taken(self.normed, rows), units.start * width, units.stop * width)
+        return out.unflatten(-1, (len(units), width))
 
 
-def _is_range(rows: Int[np.ndarray, " row"], count: int) -> bool:
-    return len(rows) == count and bool((rows == np.arange(count)).all())
+def _taken(values: Float[Tensor, "stream *rest"], rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row *rest"]:
+    """Take rows, by a view where they lie side by side."""
+    if (np.diff(rows) == 1).all():
+        return values[int(rows[0]) : int(rows[0]) + len(rows)]
+    return values[torch.from_numpy(rows).to(values.device)]
+
+
+def _alike(
+    sites: Sequence[Site], index: Int[np.ndarray, "circuit receiver"]
+) -> Iterator[tuple[str, range, Int[np.ndarray, " circuit"]]]:
+    """Yield runs of neighbouring units of one kind that read the same streams, which one product can project."""
+    first = 0
+    for column in range(1, len(sites) + 1):
+        here, start = (sites[column] if column < len(sites) else None), sites[first]
+        follows = here is not None and here.kind == start.kind and here.unit == (start.unit or 0) + column - first
+        if follows and (index[:, column] == index[:, first]).all():
+            continue
+        yield start.kind, range(start.unit or 0, (start.unit or 0) + column - first), index[:, first]
+        first = column
