@@ -33,7 +33,7 @@ class Roc:
         Raises:
             BadInput: a rate is not between 0 and 1, or the lists differ in length.
         """
-        if fpr.shape != tpr.shape or not all(((0 <= rates) & (rates <= 1)).all() for rates in (fpr, tpr)):
+        if fpr.shape != tpr.shape or not all(((rates >= 0) & (rates <= 1)).all() for rates in (fpr, tpr)):
             raise BadInput("ROC points are as many false as true positive rates, each between 0 and 1.")
         x, y = (np.concatenate([[0.0], rates.astype(np.float64), [1.0]]) for rates in (fpr, tpr))
         order = np.lexsort((y, x))
