@@ -84,7 +84,7 @@ def _check(
     values: Float[np.ndarray, "fraction example"],
     full: Float[np.ndarray, " example"],
     empty: Float[np.ndarray, " example"],
-    fractions: Fractions,
+    fractions: Float[np.ndarray, " size"],
 ) -> None:
     if len(fractions) < 2 or not (np.diff(fractions) > 0).all() or fractions[0] <= 0 or fractions[-1] > 1:
         raise BadInput(f"fractions are two or more shares of the edges that rise within (0, 1], not {list(fractions)}.")

@@ -209,10 +209,10 @@ def _copies(graph: Graph) -> Float[np.ndarray, " receiver"]:
 
 def _nodes(circuit: Circuit) -> dict[str, dict[str, bool]]:
     """Mark the nodes that have edges both in and out; the embedding needs none in, the logits are always marked."""
-    graph, used = circuit.graph, circuit.included.any(0)
-    fed = (graph.feeds & used.any(1)[:, None]).any(0)
+    graph, used = circuit.graph, circuit.included[0]
+    fed = np.asarray(graph.feeds[used.any(axis=1)].any(axis=0))
     fed[0] = True
-    there = fed & used.any(0)
+    there = fed & used.any(axis=0)
     nodes = {name: {"in_graph": bool(there[number])} for name, number in _sender_names(graph).items()}
     return nodes | {"logits": {"in_graph": True}}
 

@@ -158,7 +158,7 @@ def counted_by_acdc(circuit: Circuit) -> int:
 
     ACDC's "direct computation" edges lead from the input of a query, key or value to itself; here they are no choice.
     """
-    read = circuit.included.any((0, 2))
+    read = np.asarray(circuit.included.any((0, 2)))
     inputs = [site.kind.startswith("attn.") for site in circuit.graph.receivers]
     return circuit.size + int(read[np.array(inputs)].sum())
 

@@ -115,9 +115,10 @@ def to_neuronpedia(circuit: Circuit, prompt: ShownPrompt, *, slug: str) -> Neuro
 
     A node is the embedding, a head, an MLP or the logits, at one token: that of its place, or the last where the graph
     has no places. A link's weight is the sum of the scores of the edges it stands for: a head's query, key and value
-    are one target, and an edge to a key or value that heads share is divided equally among them. A key or value that is
-    read at one place and acts at later ones is linked to its head at the tokens where that head writes (equal parts),
-    or where it is read if it writes nowhere. Edges without a score weigh 0, and 1 where the circuit has no scores.
+    are one target, and an edge to a key or value that heads share is divided equally among those of them that write.
+    A key or value that is read at one place and acts at later ones is linked to its head at the tokens where that head
+    writes (equal parts), or where it is read if it writes nowhere. Edges without a score weigh 0, and 1 where the
+    circuit has no scores.
 
     Raises:
         BadInput: a place has no position, a position is outside the prompt, or the tokens are not those of the text.
@@ -148,9 +149,9 @@ def to_neuronpedia(circuit: Circuit, prompt: ShownPrompt, *, slug: str) -> Neuro
 
 def write_neuronpedia(circuit: Circuit, path: str | Path, *, prompt: ShownPrompt, slug: str) -> Path:
     """Write a circuit as neuronpedia's JSON; give the path. Raises as `to_neuronpedia`, and BadInput if it cannot."""
-    data = to_neuronpedia(circuit, prompt, slug=slug).model_dump(mode="json", exclude_unset=True)
+    graph = to_neuronpedia(circuit, prompt, slug=slug)
     try:
-        text = json.dumps(data, allow_nan=False)
+        text = json.dumps(graph.model_dump(mode="json", exclude_unset=True), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise BadInput(f"a setting of the circuit is no JSON: {error}.") from None
     write_whole(Path(path), text.encode())
@@ -191,7 +192,8 @@ def _links(circuit: Circuit, prompt: ShownPrompt) -> Iterator[tuple[tuple[tuple[
         writes.setdefault(edge.sender, set()).add(_position(edge, prompt))
     for edge in circuit.edges:
         at, score = _position(edge, prompt), 1.0 if circuit.scores is None else circuit.score(edge)
-        heads = graph.node_of(edge.receiver) or (edge.receiver,)
+        nodes = graph.node_of(edge.receiver) or (edge.receiver,)
+        heads = [head for head in nodes if head in writes] or nodes
         for head in heads:
             later = sorted(place for place in writes.get(head, ()) if place >= at)
             carried = edge.receiver.kind in ("attn.k", "attn.v") and later

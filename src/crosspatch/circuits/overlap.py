@@ -80,7 +80,7 @@ def overlap(first: Circuit, second: Circuit) -> Overlap:
     if first.graph != second.graph:
         raise BadInput(f"the circuits are of two graphs, {first.graph} and {second.graph}: compare what is alike.")
     both = first.included & second.included
-    nodes = [circuit.included.any((0, 1)) for circuit in (first, second)]
+    nodes = [np.asarray(circuit.included.any((0, 1))) for circuit in (first, second)]
     return Overlap(
         edges=Shared(first.size, second.size, int(both.sum()), first.graph.size),
         nodes=Shared(int(nodes[0].sum()), int(nodes[1].sum()), int((nodes[0] & nodes[1]).sum()), len(nodes[0])),

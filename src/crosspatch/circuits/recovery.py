@@ -88,7 +88,7 @@ def recovery(found: Circuit, reference: Circuit, *, of: Of = "edges", absolute: 
     if of == "edges":
         return ranking_roc(keys[allowed], reference.included[allowed])
     best = np.where(np.isnan(keys) | ~allowed, -np.inf, keys).max((0, 1))
-    return ranking_roc(best, reference.included.any((0, 1)))
+    return ranking_roc(best, np.asarray(reference.included.any((0, 1))))
 
 
 def sweep_recovery(circuits: Sequence[Circuit], reference: Circuit, *, of: Of = "edges") -> Roc:
@@ -104,7 +104,7 @@ def sweep_recovery(circuits: Sequence[Circuit], reference: Circuit, *, of: Of = 
     allowed = reference.graph.full()
 
     def answer(circuit: Circuit) -> Bool[np.ndarray, " candidate"]:
-        return circuit.included[allowed] if of == "edges" else circuit.included.any((0, 1))
+        return circuit.included[allowed] if of == "edges" else np.asarray(circuit.included.any((0, 1)))
 
     truth = answer(reference)
     positives, negatives = _both(truth)

@@ -44,7 +44,7 @@ def save_circuit(circuit: Circuit, folder: str | Path) -> Path:
     Raises:
         BadInput: the folder cannot be written, a setting or detail is no JSON, or a score is too large for float32.
     """
-    arrays = {"included": circuit.included.astype(np.uint8)}
+    arrays: dict[str, np.ndarray] = {"included": circuit.included.astype(np.uint8)}
     if circuit.scores is not None:
         with np.errstate(over="ignore"):
             arrays["scores"] = circuit.scores.astype(np.float32)
