@@ -76,6 +76,14 @@ def test_a_file_alone_makes_its_graph(tmp_path):
     assert (back.scores[circuit.graph.full()] == 0).all()
 
 
+def test_attention_and_mlp_in_parallel(tmp_path):
+    """The file says so, and the graph lacks the edges from heads to their layer's MLP."""
+    graph = Graph(2, 2, 2, sequential=False)
+    path = write_eap_ig(made(graph), tmp_path / "g.json", d_model=8)
+    assert "a0.h0->m0" not in json.loads(path.read_text())["edges"]
+    assert read_eap_ig(path).graph == graph
+
+
 def changed(tmp_path, change, graph=None):
     path = write_eap_ig(made(graph or Graph(2, 2, 2)), tmp_path / "g.json", d_model=8)
     data = json.loads(path.read_text())
@@ -246,6 +254,16 @@ def test_nodes_stand_at_the_tokens_of_their_places():
         "1_0_3": ("attention head", 3, "attn.head[1, 0]"),
         "2_0_3": ("logit", 3, 'Output " d" (p=0.250)'),
     }
+
+
+def test_a_value_acts_where_it_is_read_and_later():
+    """Read at S by a head that writes at S and at the end: half each; read at the end: only there."""
+    head, value = Site("attn.head", 0, 1), Site("attn.v", 0, 1)
+    edges = [(EMBED, value, "S"), (EMBED, value, "end"), (head, OUT, "S"), (head, OUT, "end")]
+    found = links(to_neuronpedia(marked(PLACED, *edges), PROMPT, slug="x"))
+    assert (found["E_2_2", "0_1_2"], found["E_2_2", "0_1_3"]) == (0.5, 0.5)
+    assert found["E_3_3", "0_1_3"] == 1
+    assert ("E_3_3", "0_1_2") not in found
 
 
 def test_parts_of_links_add_up_to_the_scores():

@@ -66,6 +66,28 @@ def test_greater_than_and_docstring_connections():
     assert not docstring.graph.mlps
 
 
+def test_docstring_edges_one_by_one():
+    """All 24, as the paper's figure shows them."""
+    into = {
+        "attn.v[0, 5]": "embed",
+        "attn.v[1, 4]": "embed 0.5",
+        "attn.q[1, 2]": "embed 0.5",
+        "attn.k[1, 2]": "embed 0.5",
+        "attn.q[2, 0]": "embed 0.5",
+        "attn.k[2, 0]": "embed 0.5",
+        "attn.v[2, 0]": "1.4",
+        **{f"attn.q[3, {head}]": "1.4" for head in (0, 6)},
+        **{f"attn.k[3, {head}]": "1.2 2.0" for head in (0, 6)},
+        **{f"attn.v[3, {head}]": "embed 0.5" for head in (0, 6)},
+        "logits": "3.0 3.6",
+    }
+    names = {f"attn.head[{layer}, {head}]": f"{layer}.{head}" for layer in range(4) for head in range(8)}
+    found = {}
+    for edge in known_circuit("docstring").edges:
+        found.setdefault(str(edge.receiver), set()).add(names.get(str(edge.sender), "embed"))
+    assert found == {receiver: set(senders.split()) for receiver, senders in into.items()}
+
+
 def test_known_circuits_say_their_source():
     assert all("2304.14997" in known_circuit(name).settings["source"] for name in KNOWN)
     with pytest.raises(UnknownName, match="Did you mean 'docstring'"):
