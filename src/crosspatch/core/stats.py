@@ -31,14 +31,14 @@ def bootstrap_ratio(
 
     Examples are drawn jointly for the numerator and the denominator, so the interval holds the gap's own uncertainty.
     """
-    weights = _resample_weights(raw.shape[1], draws=draws, seed=seed)
+    weights = resample_weights(raw.shape[1], draws=draws, seed=seed)
     scale = _weighted_means(gap[None].astype(np.float64), weights)
     low, high = np.full(len(raw), np.nan), np.full(len(raw), np.nan)
     for part in _chunks(len(raw)):
         values = raw[part].astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = _weighted_means(values, weights) / scale
-        low[part], high[part] = _percentile_interval(ratios, level)
+        low[part], high[part] = percentile_interval(ratios, level)
         too_few = (~np.isnan(values)).sum(axis=1) < 2
         low[part][too_few] = high[part][too_few] = np.nan
     return low, high
@@ -110,7 +110,7 @@ def _ranks(values: Sites) -> Sites:
     return (last - (count - 1) / 2)[place].astype(np.float64)
 
 
-def _resample_weights(n: int, *, draws: int, seed: int) -> Float[np.ndarray, "draw example"]:
+def resample_weights(n: int, *, draws: int, seed: int) -> Float[np.ndarray, "draw example"]:
     """Draw n examples with replacement, draws times; count how often each came."""
     chosen = np.random.default_rng(seed).integers(0, n, size=(draws, n))
     slots = chosen + n * np.arange(draws)[:, None]
@@ -128,7 +128,7 @@ def _weighted_means(
         return sums / counts
 
 
-def _percentile_interval(sample: Float[np.ndarray, "site draw"], level: float) -> tuple[Sites, Sites]:
+def percentile_interval(sample: Float[np.ndarray, "site draw"], level: float) -> tuple[Sites, Sites]:
     """Read both ends of the central interval off each row, as np.nanpercentile would; sort puts NaN last."""
     ordered, last = np.sort(sample, axis=1), (~np.isnan(sample)).sum(axis=1) - 1
     rows = np.arange(len(sample))
