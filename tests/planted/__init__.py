@@ -6,11 +6,13 @@
 | `induction` | a previous-token head, then a head that looks for the token after an earlier copy | a path by the keys |
 | `backup` | a head that speaks up when another's output is missing | noise hides the first head; both together break |
 | `negative` | a head that lowers the right answer's logit | logit differences show it, probabilities do not |
+| `fraction` | a compiled program: the share of "x" so far | an MLP, read by the values of a head |
+| `reverse` | a compiled program: the letters backwards | values alone, or a chain of heads and MLPs |
 
 `build()` (or `build_and()`, …) returns a `Planted`: module, pairs, named positions, and `truth`, the normalised effect
 of each site on the logit difference in both directions. `together` says the same of sites patched at once, `paths` of
-paths from a sender to a receiver (other heads held, MLPs recomputed). Each model has idle heads too, which read and
-write what no one looks at: they are no part of any circuit.
+paths from a sender to a receiver (other heads held, MLPs recomputed); `edges` are those of the graph that matter. Each
+model has idle heads too, which read and write what no one looks at: they are no part of any circuit.
 
 How the weights are exact. Each channel of the stream has a name and a meaning. RMSNorm is made linear by an epsilon of
 10¹² and a weight of 10⁶. Attention scores differ by hundreds, so a head takes one token's value. The rotary base is so

@@ -13,6 +13,7 @@ TOKENS = ("<s>", "A=0", "A=1", "=", "yes", "no", "x", "y", "z")
 CHANNELS = ("first", "is A", "A", "read", "backup", "unread")
 NAMES = {"A": 2}
 SWING, SHARE = 8.0, 0.75
+FIRST = frozenset({"embed -> attn.v[0, 0]", "attn.head[0, 0] -> logits"})
 
 
 @torch.no_grad()
@@ -50,6 +51,11 @@ def build() -> Planted:
             (first, "attn.k[1, 0]@end"): Expected(0.0, 0.0),
             (backup, "logits"): Expected(0.0, 0.0),
         },
+        # The first head tells the backup to be silent; what the backup writes is nothing in both runs. A search cuts
+        # that first, and then no one hears what the backup is told.
+        edges=FIRST | {"attn.head[0, 0] -> attn.q[1, 0]"},
+        edges_denoise=FIRST | {"embed -> attn.v[1, 0]"},
+        acdc_keeps=[FIRST],
     )
 
 

@@ -13,29 +13,35 @@ from collections.abc import Callable
 
 import torch
 
-from planted.wiring import Board, Expected, Planted, blank, example
+from planted.wiring import Board, Edges, Expected, Planted, blank, example
 
 TOKENS = ("<s>", "A=0", "A=1", "B=0", "B=1", "=", "yes", "no", "x", "y", "z")
 CHANNELS = ("is A", "is B", "A", "B", "seen A", "seen B", "gate", "unread")
 NAMES = {"A": 2, "B": 3}
+INPUT = tuple(frozenset({f"embed -> attn.v[0, {head}]", f"attn.head[0, {head}] -> mlp.in[0]"}) for head in (0, 1))
+OUTPUT = frozenset({"mlp.out[0] -> logits"})
+WHOLE = OUTPUT.union(*INPUT)
 SWING = 12.0  # logit difference between a gate that is on and one that is off
 
 
 def build_and() -> Planted:
     """Build relu(A + B − 1)."""
     reads = {"seen A": 1.0, "seen B": 1.0, "one": -1.0}
-    return _build("AND", reads, 1.0, offset=0.0, alone=Expected(denoise=0.0, noise=1.0))
+    edges = {"edges": WHOLE, "edges_denoise": OUTPUT}
+    return _build("AND", reads, 1.0, offset=0.0, alone=Expected(denoise=0.0, noise=1.0), edges=edges)
 
 
 def build_or() -> Planted:
-    """Build 1 − relu(1 − A − B)."""
+    """Build 1 − relu(1 − A − B); a search that cuts edges in turn cuts one input, and then needs the other."""
     reads = {"seen A": -1.0, "seen B": -1.0, "one": 1.0}
-    return _build("OR", reads, -1.0, offset=1.0, alone=Expected(denoise=1.0, noise=0.0))
+    edges = {"edges": OUTPUT, "edges_denoise": WHOLE, "acdc_keeps": [OUTPUT | each for each in INPUT]}
+    return _build("OR", reads, -1.0, offset=1.0, alone=Expected(denoise=1.0, noise=0.0), edges=edges)
 
 
 def build_adder() -> Planted:
     """Build (A + B) / 2."""
-    return _build("ADDER", {"seen A": 1.0, "seen B": 1.0}, 0.5, offset=0.0, alone=Expected(denoise=0.5, noise=0.5))
+    reads, half = {"seen A": 1.0, "seen B": 1.0}, Expected(denoise=0.5, noise=0.5)
+    return _build("ADDER", reads, 0.5, offset=0.0, alone=half, edges={"edges": WHOLE})
 
 
 BUILDERS: tuple[Callable[[], Planted], ...] = (build_and, build_or, build_adder)
@@ -52,7 +58,15 @@ def prompt(a: int, b: int, filler: str = "x") -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _build(name: str, reads: dict[str, float], writes: float, *, offset: float, alone: Expected) -> Planted:
+def _build(
+    name: str,
+    reads: dict[str, float],
+    writes: float,
+    *,
+    offset: float,
+    alone: Expected,
+    edges: dict[str, Edges | list[Edges]],
+) -> Planted:
     board = blank(TOKENS, CHANNELS, layers=1, heads=3)
     _wire_inputs(board)
     board.neuron(0, 0, reads=reads, writes={"gate": writes})
@@ -76,6 +90,7 @@ def _build(name: str, reads: dict[str, float], writes: float, *, offset: float, 
             **{(head, "attn.q[0, 2]@end"): nothing for head in inputs},
             ("attn.head[0, 2]@end", "logits"): nothing,
         },
+        **edges,
     )
 
 

@@ -49,6 +49,7 @@ def build() -> Planted:
             ("embed@A1", "attn.v[0, 0]@A1"): through,
             ("embed@A1", "attn.k[1, 0]@B"): nothing,  # the head between them is held
         },
+        edges=frozenset({"embed -> attn.v[0, 0]", "attn.head[0, 0] -> attn.k[1, 0]", "attn.head[1, 0] -> logits"}),
     )
 
 

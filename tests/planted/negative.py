@@ -13,6 +13,8 @@ CHANNELS = ("is A", "A", "raise", "lower", "unread")
 NAMES = {"A": 2}
 UP, DOWN, OTHER = 12.0, 4.0, 4.0  # the wrong answer's logit is always 4
 
+RAISES, LOWERS = (frozenset({f"embed -> attn.v[0, {h}]", f"attn.head[0, {h}] -> logits"}) for h in (0, 1))
+
 
 @torch.no_grad()
 def build() -> Planted:
@@ -43,4 +45,7 @@ def build() -> Planted:
         },
         together={heads: both},
         paths={(heads[0], "logits"): up, (heads[1], "logits"): down, ("attn.head[0, 2]@end", "logits"): nothing},
+        edges=RAISES | LOWERS,
+        acdc_keeps=[RAISES],  # without the head that lowers it the logit difference rises
+        acdc_keeps_absolute=[RAISES | LOWERS],
     )

@@ -13,7 +13,7 @@ from crosspatch.sites import KINDS, parse_site
 from naive.joint import activation, joint_effect, part_of
 from naive.patching import run
 from naive.path import path_effect
-from planted import Expected, Planted, backup, gates, induction, negative
+from planted import Expected, Planted, backup, fraction, gates, induction, negative, reverse
 
 BUILDERS = {
     "AND": gates.build_and,
@@ -22,6 +22,9 @@ BUILDERS = {
     "induction": induction.build,
     "backup": backup.build,
     "negative": negative.build,
+    "fraction": fraction.build,
+    "reverse": reverse.build,
+    "reverse by length": reverse.build_by_length,
 }
 EXACT = 1e-4
 planted_models = pytest.mark.parametrize("name", BUILDERS)
@@ -175,3 +178,26 @@ def test_probability_hides_the_negative_head(direction):
     hidden = engine_effects("negative", direction, head, "prob")[head]
     assert all(-1 / 40 < effect < 0 for effect in hidden)
     assert all(abs(effect) > 1e-3 for effect in hidden)
+
+
+@pytest.mark.parametrize("text", ["w x y z x x", "x", "z z z x x y w x x x", "x x x"])
+def test_the_fraction_of_x_at_each_token(text):
+    it, words = subject("fraction"), text.split()
+    _, _, high, low = it.planted.pairs[0]
+    logits = run(it.planted.module, [fraction.TOKENS.index(word) for word in words])
+    shares = [words[:end].count("x") / end for end in range(1, len(words) + 1)]
+    expected = [fraction.SWING * (2 * share - 1) for share in shares]
+    assert (logits[:, high] - logits[:, low]).tolist() == pytest.approx(expected, abs=EXACT)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("length", range(1, 6))
+def test_the_letters_backwards(length, seed):
+    """Of any length, with any padding; only the right letter has a logit."""
+    letters = Random(10 * length + seed).choices(reverse.LETTERS, k=length)
+    words = reverse.words(" ".join([*letters, *"." * (5 - length)]), *range(length)).split()
+    logits = run(subject("reverse").planted.module, [reverse.TOKENS.index(word) for word in words])[-length:]
+    expected = torch.zeros_like(logits)
+    for index, letter in enumerate(reversed(letters)):
+        expected[index, reverse.TOKENS.index(letter)] = reverse.LOGIT
+    assert torch.allclose(logits, expected, atol=EXACT)

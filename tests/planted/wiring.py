@@ -18,6 +18,7 @@ FAR = 80_000.0  # times 1 − cos(0.1): neighbouring tokens' scores differ by 40
 EPSILON = 1e12  # so much larger than a mean square that the norm's scale is the same for all inputs
 
 Weights = Mapping[str, float]  # channel: weight
+Edges = frozenset[str]  # of the graph of the model: "sender -> receiver"
 Example = tuple[tuple[int, ...], tuple[int, ...], int, int]  # clean ids, corrupt ids, right, wrong
 
 
@@ -35,6 +36,11 @@ class Planted:
 
     `pairs` hold (clean ids, corrupt ids, right, wrong); `names` are the same for all. `truth` maps a site to its
     effects, `together` several sites patched at once, `paths` a path (sender, receiver) of which "logits" is an end.
+
+    `edges` are all edges of the graph that alone matter by noise: in the run on the clean prompt, the edge carrying the
+    corrupt run (at all tokens) changes the logit difference. `edges_denoise`: the same with the prompts' roles swapped;
+    None: the same edges. A search that cuts one edge after the other may be left with fewer, and that may hang on its
+    order: see `kept`.
     """
 
     name: str
@@ -45,6 +51,21 @@ class Planted:
     truth: Mapping[str, Expected]
     together: Mapping[tuple[str, ...], Expected] = field(default_factory=dict)
     paths: Mapping[tuple[str, str], Expected] = field(default_factory=dict)
+    edges: Edges = frozenset()
+    edges_denoise: Edges | None = None
+    acdc_keeps: Sequence[Edges] = ()
+    acdc_keeps_absolute: Sequence[Edges] = ()
+
+    def used(self, direction: str) -> Edges:
+        """Return the edges that alone matter by noise or denoise."""
+        return self.edges if direction == "noise" or self.edges_denoise is None else self.edges_denoise
+
+    def kept(self, *, absolute: bool = False) -> Sequence[Edges]:
+        """Return what ACDC by noise may be left with, any of these, whatever its order of tests.
+
+        It cuts an edge where the logit difference does not fall, or (`absolute`) does not change.
+        """
+        return (absolute and self.acdc_keeps_absolute) or self.acdc_keeps or (self.edges,)
 
     def task(self) -> Task:
         """Return the pairs as a task scored by the logit difference."""
