@@ -81,17 +81,19 @@ class Absent:
 class State:
     """A run with some edges: what each sender adds beyond absence `[sender, token, d_model]`, and its projections.
 
-    `projected[l][kind]` is `[token, unit, d_head]`; `masks` are the edges it was run with.
+    `projected[l][kind]` is `[token, unit, d_head]`; `masks` are the edges it was run with. What hangs on a receiver that
+    is not `valid` was left as it was, since nothing reads it.
     """
 
     masks: Bool[np.ndarray, "place receiver sender"]
+    valid: Bool[np.ndarray, " receiver"]
     sent: Float[Tensor, "sender token d_model"]
     projected: Sequence[Mapping[str, Tensor]]
 
     def copy(self) -> "State":
         """Return a state that may be changed in place."""
         projected = [{kind: value.clone() for kind, value in layer.items()} for layer in self.projected]
-        return State(self.masks.copy(), self.sent.clone(), projected)
+        return State(self.masks.copy(), self.valid.copy(), self.sent.clone(), projected)
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _clean(model: Model, graph: Graph, base: Run, lane: Running, maps: Sequence[
         {kind: units_of(anatomy, kind, at_tokens(base.seen[kind][layer], lane)) for kind in PROJECTED}
         for layer in range(graph.layers)
     ]
-    return State(graph.full(), sent, projected)
+    return State(graph.full(), np.ones(len(graph.receivers), dtype=bool), sent, projected)
 
 
 def units_of(anatomy: Anatomy, kind: str, wide: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows unit d_head"]:

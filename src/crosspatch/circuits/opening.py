@@ -16,7 +16,7 @@ from crosspatch.engine.patching import Question, prepare
 from crosspatch.engine.sweep import Sweep
 from crosspatch.metrics import Metric
 from crosspatch.models.model import Model
-from crosspatch.models.runs import Bench, Running, workbench
+from crosspatch.models.runs import Bench, Running
 from crosspatch.sites.site import split_name
 from crosspatch.tasks import Task
 
@@ -36,6 +36,11 @@ class EdgeSweep(Sweep):
     def bytes_per_pair(self) -> int:
         """Return the memory that a pair holds: its runs, and what every sender adds at each token."""
         return super().bytes_per_pair() + 4 * max(self.extents.lengths) * self.model.anatomy.d_model * self.graph.nodes
+
+    @property
+    def room(self) -> int:
+        """Return the bytes that one pass of circuits may take beside the runs."""
+        return self._budget() // 2
 
     @contextmanager
     def machine(self, numbers: Sequence[int]) -> Iterator[Machine]:

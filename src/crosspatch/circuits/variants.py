@@ -18,28 +18,36 @@ from crosspatch.sites import Site
 
 @dataclass(frozen=True)
 class Stale:
-    """What may differ from the known run in some variant: receivers by number, senders by number with their slot."""
+    """What must be computed: receivers that may differ from the known run in some variant, and their nodes.
+
+    `slots` number the senders that are computed. `skipped` are receivers that differ, but that nothing reads.
+    """
 
     receivers: Bool[np.ndarray, " receiver"]
+    skipped: Bool[np.ndarray, " receiver"]
     slots: Mapping[int, int]
 
     @classmethod
-    def of(
-        cls, graph: Graph, known: Bool[np.ndarray, "p r s"], masks: Bool[np.ndarray, "circuit p r s"]
-    ) -> "Stale":
-        """Follow changed edges through the graph: receivers with a changed edge or a stale sender, and their nodes."""
-        changed = (masks != known[None]).any((0, 1, 3))
+    def of(cls, graph: Graph, known: State, masks: Bool[np.ndarray, "circuit place receiver sender"]) -> "Stale":
+        """Follow changed edges down the graph, and from the logits back to what is read."""
+        changed = (masks != known.masks[None]).any((0, 1, 3)) | ~known.valid
         read = masks.any((0, 1))
-        stale = np.zeros(len(graph.senders), dtype=bool)
+        stale, needed = np.zeros(len(graph.senders), dtype=bool), np.zeros(len(graph.senders), dtype=bool)
+        wanted = ~graph.feeds.any(1)  # the logits
         for number in range(len(graph.receivers)):
             changed[number] |= bool((read[number] & stale).any())
             if changed[number]:
                 stale |= graph.feeds[number]
-        return cls(changed, {int(u): slot for slot, u in enumerate(np.flatnonzero(stale))})
+        for number in reversed(range(len(graph.receivers))):
+            wanted[number] |= bool((graph.feeds[number] & needed).any())
+            if wanted[number]:
+                needed |= read[number]
+        computed = np.flatnonzero(stale & needed)
+        return cls(changed & wanted, changed & ~wanted, {int(u): slot for slot, u in enumerate(computed)})
 
     @cached_property
     def senders(self) -> Int[np.ndarray, " slot"]:
-        """The stale senders' numbers, by slot."""
+        """The computed senders' numbers, by slot."""
         return np.array(list(self.slots), dtype=np.int64)
 
 
@@ -57,7 +65,7 @@ class Variants:
     @classmethod
     def of(cls, machine: Machine, known: State, masks: Bool[np.ndarray, "circuit place receiver sender"]) -> "Variants":
         """Set circuits up beside a known run."""
-        stale = Stale.of(machine.graph, known.masks, masks)
+        stale = Stale.of(machine.graph, known, masks)
         sent = machine.clean.sent
         own = sent.new_empty(len(masks), len(stale.slots), *sent.shape[1:])
         return cls(machine, known, masks, stale, own)
@@ -175,6 +183,8 @@ class Variants:
     def adopt(self, circuit: int) -> None:
         """Make the known run that of one of these circuits, in place."""
         self.known.masks[:] = self.masks[circuit]
+        self.known.valid[self.stale.receivers] = True
+        self.known.valid[self.stale.skipped] = False
         if len(self.stale.senders):
             senders = torch.from_numpy(self.stale.senders).to(self.own.device)
             self.known.sent[senders] = self.own[circuit]

@@ -5,7 +5,7 @@ rotary embeddings, masks and kernels are the model's own, and no family needs co
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from crosspatch.models.anatomy import Point
 from crosspatch.models.attention import Segment
 from crosspatch.models.blocks import block_list, stand_ins
-from crosspatch.models.hooks import Visit, visiting, with_first_tensor
+from crosspatch.models.hooks import Visit, with_first_tensor
 from crosspatch.models.packed import Past, flat_visit
 from crosspatch.models.runs import Bench
 
