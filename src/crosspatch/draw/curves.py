@@ -81,9 +81,7 @@ class _Axis:
         return found or [self.low]
 
 
-def curves_svg(
-    curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, linear_y: bool = False
-) -> str:
+def curves_svg(curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, linear_y: bool = False) -> str:
     """Draw curves over a logarithmic x axis as one SVG element, with a legend on the right in the order given.
 
     The y axis is logarithmic too, unless `linear_y`: then each point is marked, since few were measured.
@@ -227,7 +225,11 @@ def _band(curve: Curve, colour: str, x: _Axis, *, y: _Axis) -> str:
     there = there[_spaced(len(there))]
     ring = [(i, high) for i in there] + [(i, low) for i in there[::-1]]
     points = "L".join(f"{x.at(float(curve.x[i])):g} {y.at(float(bound[i])):g}" for i, bound in ring)
-    return f'<path class="band" fill="{colour}" fill-opacity="0.14" d="M{points}z"/>' if points else ""
+    return (
+        f'<path class="band" fill="{colour}" fill-opacity="{0.08 if curve.reference else 0.16}" d="M{points}z"/>'
+        if points
+        else ""
+    )
 
 
 def _spaced(count: int) -> np.ndarray:

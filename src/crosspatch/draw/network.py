@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,15 +11,17 @@ from jaxtyping import Float
 
 from crosspatch.core.errors import BadInput
 
-PITCH = 42  # pixels between the middles of two nodes of a row
+PITCH, _ROOM, _WIDEST = 42, 520, 72  # pixels between the middles of two nodes of a row; more where few share the room
 NODE_HEIGHT = 18
 WIDTHS = {"embed": 50, "kv": 26, "head": 36, "mlp": 50, "logits": 50}
 PORTS = {"q": -11, "k": 0, "v": 11}  # where edges end, to the right of a node's middle
 _MOST_COLUMNS = 16  # up to so many heads a layer, each number has a column, whether used or not
 _KIND = {"embed": "embed", "attn.head": "head", "mlp.in": "mlp", "mlp.out": "mlp", "logits": "logits"}
 _RANK = {"kv": 0, "head": 1, "mlp": 2}
-_ROW = {"kv": 32, "head": 32, "mlp": 16}  # room that each kind of node needs; MLPs stand in a column of their own
-_FIRST_ROW, _EMPTY_ROW, _ENDS, _NO_END, _LEFT, _TOP, _GAP, _ARCS = 46, 14, 48, 12, 42, 40, 14, 58
+_ROW = {"kv": 32, "head": 28, "mlp": 16}  # height that each kind of node needs above what its layer has below it
+_BETWEEN = 18  # for heads, where key-value heads stand between their columns
+_FIRST_ROW, _FIRST_OF_MANY, _EMPTY_ROW, _ENDS, _NO_END = 46, 38, 14, 48, 12
+_LEFT, _TOP, _GAP, _ARCS = 42, 40, 14, 58
 _PORT_WORD = {"attn.q": "q", "attn.k": "k", "attn.v": "v", "mlp.in": "mlp", "logits": "logits"}
 
 
@@ -129,11 +132,12 @@ class NetworkEdge:
 
 @dataclass(frozen=True)
 class Band:
-    """A named stretch of the picture: a place from left to right, or a layer from top to bottom."""
+    """A named stretch of the picture, with where its name stands: a place, or a layer from top to bottom."""
 
     name: str
     start: float
     stop: float
+    middle: float
 
 
 @dataclass(frozen=True)
@@ -159,8 +163,8 @@ class Network:
         return frozenset(end for edge in self.edges[:count] for end in (edge.source, edge.target))
 
     def count(self, edges: int) -> int:
-        """Count the nodes that the first edges touch; a key-value head is an input of its heads, not a node."""
-        return sum(self.nodes[number].kind != "kv" for number in self.touched(edges))
+        """Count the nodes that the first edges touch, each once for all places; key-value heads are no nodes."""
+        return len({self.nodes[number].name for number in self.touched(edges) if self.nodes[number].kind != "kv"})
 
 
 def lay_out_network(frame: Frame, wires: Sequence[Wire], scores: Float[np.ndarray, " edge"]) -> Network:
@@ -183,7 +187,7 @@ def lay_out_network(frame: Frame, wires: Sequence[Wire], scores: Float[np.ndarra
         for wire, score, (source, target) in zip(wires, scores, ends, strict=True)
     )
     return Network(
-        nodes, edges, tuple(_carries(frame, numbers)), tuple(_layer_bands(frame, keys, rows)), bands, width, height
+        nodes, edges, tuple(_carries(frame, numbers)), tuple(_layer_bands(frame, rows)), bands, width, height
     )
 
 
@@ -206,7 +210,11 @@ def _key(frame: Frame, kind: str, address: Address, *, place: str) -> _Key:
 
 def _node(frame: Frame, key: _Key, *, x: float, y: float) -> Node:
     layer, unit = key.layer(), key.unit
-    names = {"head": f"attn.head[{layer}, {unit}]", "mlp": f"mlp.out[{layer}]", "kv": f"key-value head [{layer}, {unit}]"}
+    names = {
+        "head": f"attn.head[{layer}, {unit}]",
+        "mlp": f"mlp.out[{layer}]",
+        "kv": f"key-value head [{layer}, {unit}]",
+    }
     labels = {"head": f"{layer}.{unit}", "mlp": f"MLP {layer}", "kv": f"kv{unit}"}
     place = frame.places[key.place] if frame.places else ""
     return Node(key.kind, names.get(key.kind, key.kind), labels.get(key.kind, key.kind), place, x, y)
@@ -216,35 +224,47 @@ def _node(frame: Frame, key: _Key, *, x: float, y: float) -> Node:
 
 
 def _rows(frame: Frame, keys: Sequence[_Key]) -> tuple[dict[int, float], int]:
-    """Give the y of each level, and the height of the whole; layers without a node are thin."""
+    """Give the y of each level that has nodes, and the height of the whole; layers without a node are thin."""
     levels = {key.level for key in keys}
+    first = _FIRST_ROW if frame.layers <= _MOST_COLUMNS else _FIRST_OF_MANY
+    room = {**_ROW, "head": _BETWEEN if _between(frame) else _ROW["head"]}
     above = {-1: 0}  # how far each level lies above the embedding
     top = 6 if -1 in levels else -30
     for layer in range(frame.layers):
-        here = [(3 * layer + rank, _ROW[kind]) for kind, rank in _RANK.items() if 3 * layer + rank in levels]
+        here = [(3 * layer + rank, room[kind]) for kind, rank in _RANK.items() if 3 * layer + rank in levels]
         top += 0 if here else _EMPTY_ROW
-        for level, room in here:
-            # Whatever kind comes first in a layer keeps clear of the layer below.
-            top += _FIRST_ROW if level == here[0][0] else room
+        for level, needed in here:
+            top += first if level == here[0][0] else needed
             above[level] = top
-        above[3 * layer + 2] = top
+        if not here:
+            above[3 * layer + 1] = top
     top += _ENDS if 3 * frame.layers in levels else _NO_END
     above[3 * frame.layers] = top
     foot = _TOP + top
     return {level: float(foot - up) for level, up in above.items()}, foot + NODE_HEIGHT
 
 
-def _layer_bands(frame: Frame, keys: Sequence[_Key], rows: dict[int, float]) -> list[Band]:
-    """Say where each layer lies: between the last row of the layer below and its own."""
-    bands, below = [], rows[-1] - NODE_HEIGHT
-    for layer in range(frame.layers):
-        top = rows[3 * layer + 2] - NODE_HEIGHT / 2 - 4
-        bands.append(Band(str(layer), top, below))
-        below = top
-    return bands
+def _between(frame: Frame) -> bool:
+    """Tell whether key-value heads fit between the columns of their heads, and need no row of their own."""
+    group = frame.heads // frame.kv_heads
+    return not frame.places and group % 2 == 0 and _pitch(frame.heads) >= (WIDTHS["head"] + WIDTHS["kv"]) + 4
+
+
+def _layer_bands(frame: Frame, rows: dict[int, float]) -> list[Band]:
+    """Part the picture into layers, half-way between their rows; names stand beside the heads."""
+    own = [[rows[3 * layer + rank] for rank in range(3) if 3 * layer + rank in rows] for layer in range(frame.layers)]
+    edges = [rows[-1] - NODE_HEIGHT / 2 - 5]
+    edges += [(min(low) + max(high)) / 2 for low, high in pairwise(own)]
+    edges.append(min(own[-1]) - NODE_HEIGHT / 2 - 6)
+    named = [rows.get(3 * layer + 1, min(each)) for layer, each in enumerate(own)]
+    return [Band(str(layer), edges[layer + 1], edges[layer], named[layer]) for layer in range(frame.layers)]
 
 
 # ---- columns ---------------------------------------------------------------------------------------------------------
+
+
+def _pitch(columns: int) -> float:
+    return float(max(PITCH, min(_WIDEST, _ROOM // max(columns, 1))))
 
 
 def _columns(frame: Frame, keys: Sequence[_Key]) -> tuple[dict[_Key, float], tuple[Band, ...], int]:
@@ -253,21 +273,22 @@ def _columns(frame: Frame, keys: Sequence[_Key]) -> tuple[dict[_Key, float], tup
     bands, left = [], float(_LEFT)
     for place in range(max(1, len(frame.places))):
         here = [key for key in keys if key.place == place]
-        slots = _packed(here) if frame.places else _by_number(frame, here)
-        wide = (max(slots.values(), default=0.0) + 1) * PITCH
-        found |= {key: left + (slot + 0.5) * PITCH for key, slot in slots.items()}
+        slots, columns = _packed(here) if frame.places else _by_number(frame, here)
+        pitch = float(PITCH) if frame.places else _pitch(columns)
+        wide = columns * pitch
+        found |= {key: left + (slot + 0.5) * pitch for key, slot in slots.items()}
         found |= {key: left + wide / 2 for key in here if key.kind in ("embed", "logits")}
         mlps = [key for key in here if key.kind == "mlp"]
         found |= {key: left + wide + 10 + WIDTHS["mlp"] / 2 for key in mlps}
-        right = left + max(wide, 1.5 * PITCH) + (16 + WIDTHS["mlp"]) * bool(mlps)
-        right += (_ARCS if not frame.places else _GAP) * bool(mlps)
-        bands += [Band(frame.places[place], left - 4, right)] if frame.places else []
+        right = left + wide + (16 + WIDTHS["mlp"]) * bool(mlps)
+        right += (_GAP if frame.places else _ARCS) * bool(mlps)
+        bands += [Band(frame.places[place], left - 4, right, (left - 4 + right) / 2)] if frame.places else []
         left = right + _GAP
     return found, tuple(bands), round(left)
 
 
-def _by_number(frame: Frame, keys: Sequence[_Key]) -> dict[_Key, float]:
-    """Give heads the column of their number, key-value heads the middle of their heads' columns."""
+def _by_number(frame: Frame, keys: Sequence[_Key]) -> tuple[dict[_Key, float], int]:
+    """Give heads the column of their number, key-value heads the middle of their heads' columns; count the columns."""
     group = frame.heads // frame.kv_heads
     # A key-value head whose heads are not there needs a column all the same.
     used = {key.unit for key in keys if key.kind == "head"} | {key.unit * group for key in keys if key.kind == "kv"}
@@ -277,17 +298,17 @@ def _by_number(frame: Frame, keys: Sequence[_Key]) -> dict[_Key, float]:
     for key in keys:
         if key.kind == "kv":
             found[key] = float(np.mean([slot[h] for h in range(key.unit * group, (key.unit + 1) * group) if h in slot]))
-    return found
+    return found, max(len(slot), 2)
 
 
-def _packed(keys: Sequence[_Key]) -> dict[_Key, float]:
+def _packed(keys: Sequence[_Key]) -> tuple[dict[_Key, float], int]:
     """Set the heads, and the key-value heads, of each layer side by side about the middle of their band."""
     rows: dict[int, list[_Key]] = {}
     for key in keys:
         if key.kind in ("head", "kv"):
             rows.setdefault(key.level, []).append(key)
-    most = max(map(len, rows.values()), default=1)
-    return {key: (most - len(row)) / 2 + number for row in rows.values() for number, key in enumerate(row)}
+    most = max([2, *map(len, rows.values())])
+    return {key: (most - len(row)) / 2 + number for row in rows.values() for number, key in enumerate(row)}, most
 
 
 # ---- edges -----------------------------------------------------------------------------------------------------------

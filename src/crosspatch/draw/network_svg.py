@@ -17,7 +17,7 @@ _PORT_COLOURS = {"q": OKABE_ITO[1], "k": OKABE_ITO[2], "v": OKABE_ITO[4]}
 _PORT_NAMES = {"q": "query", "k": "key", "v": "value"}
 # Between the light and the dark page's: a picture that stands alone does not know what it lies on.
 _STROKES = {"pos": "#3f8fd6", "neg": "#d6604d", "none": "#808a94"}
-_LEGEND, _LEGEND_WIDTH = 46, 390
+_LEGEND, _LEGEND_LINE, _LEGEND_WIDTH = 40, 18, 362
 
 
 def fixed_stroke(sign: str) -> str:
@@ -34,8 +34,8 @@ def class_stroke(sign: str) -> str:
 class NetworkLook:
     """How a circuit is drawn.
 
-    Only the first `shown` edges (None: all), and the nodes that they touch, can be seen; the rest is there for scripts.
-    `signed` colours edges by sign, with `words` for (negative, positive). `hover` names nodes and edges when pointed at.
+    Only the first `shown` edges (None: all) and the nodes that they touch can be seen; the rest is there for scripts.
+    `signed` colours edges by sign, with `words` for (negative, positive). `hover` names what is pointed at.
     """
 
     title: str = "Circuit"
@@ -57,8 +57,8 @@ def network_svg(network: Network, look: NetworkLook | None = None) -> str:
     """
     look = look or NetworkLook()
     shown = len(network.edges) if look.shown is None else min(look.shown, len(network.edges))
-    width = max(network.width, _LEGEND_WIDTH, round(7.4 * len(look.title)) + 8)
-    height = network.height + _LEGEND
+    width = max(network.width, _LEGEND_WIDTH + 68 * _has_kv(network), round(7.4 * len(look.title)) + 8)
+    height = network.height + _LEGEND + _LEGEND_LINE * _has_kv(network)
     words = escape(describe_network(network, shown, look))
     return "".join(
         [
@@ -66,12 +66,12 @@ def network_svg(network: Network, look: NetworkLook | None = None) -> str:
             f'height="{height}" role="img" aria-label="{words}">',
             f"<title>{escape(look.title)}</title><desc>{words}</desc>" if look.hover else "",
             f'<g {_FONT}><text x="2" y="13" font-size="12" font-weight="600">{escape(look.title)}</text>',
-            *_bands(network),
+            *_bands(network, width),
             "</g>",
             *_edges(network, look, shown),
             f'<g class="nodes" font-family="ui-sans-serif,system-ui,sans-serif" font-size="10" text-anchor="middle" '
             f'stroke-width="5" stroke-linecap="round">{"".join(_nodes(network, look, shown))}</g>',
-            _legend(look, network.height + 8),
+            _legend(network, look, network.height + 8),
             "</svg>",
         ]
     )
@@ -93,7 +93,9 @@ def describe_network(network: Network, shown: int, look: NetworkLook) -> str:
     if not shown:
         return f"{look.title}: no edges."
     seen = network.edges[:shown]
-    start = f"{look.title}: {len(seen):,} edges between {network.count(shown):,} nodes, layers from the bottom to the top"
+    start = (
+        f"{look.title}: {len(seen):,} edges between {network.count(shown):,} nodes, layers from the bottom to the top"
+    )
     start += f", {len(network.places)} places from left to right" if network.places else ""
     scored = [edge for edge in seen if isfinite(edge.score)]
     if not scored:
@@ -110,27 +112,25 @@ def edge_words(network: Network, edge: NetworkEdge) -> str:
     return f"{node.name} → {edge.receiver}{place}{score}"
 
 
-def _bands(network: Network) -> list[str]:
+def _bands(network: Network, width: int) -> list[str]:
     """Tint every other layer, name layers at the left and places on top."""
-    parts, right = [], max(network.width, _LEGEND_WIDTH)
     if not network.edges:
-        return [f'<text x="{network.width / 2:g}" y="40" text-anchor="middle" opacity="0.65">no edges</text>']
-    for number_, band in enumerate(network.layers):
-        middle = (band.start + band.stop) / 2 + 3.5
-        if number_ % 2 == 0:
+        return [f'<text x="{width / 2:g}" y="40" text-anchor="middle" opacity="0.65">no edges</text>']
+    parts = []
+    for place, band in enumerate(network.layers):
+        if place % 2 == 0:
             tall = band.stop - band.start
-            parts.append(f'<path class="tint" fill-opacity="0.05" d="M0 {band.start:g}h{right}v{tall:g}h-{right}z"/>')
-        parts.append(f'<text x="24" y="{middle:g}" text-anchor="end" opacity="0.65">{escape(band.name)}</text>')
-    top = network.layers[-1].start if network.layers else 0
+            parts.append(f'<path class="tint" fill-opacity="0.05" d="M0 {band.start:g}h{width}v{tall:g}h-{width}z"/>')
+        parts.append(f'<text x="24" y="{band.middle + 3.5:g}" text-anchor="end" opacity="0.65">{band.name}</text>')
+    top = network.layers[-1].start
     parts.append(f'<text x="2" y="{top - 6:g}" font-size="9" opacity="0.65">layer</text>')
-    foot = network.height - 4
     for band in network.places:
         wide = band.stop - band.start
         name = clip(band.name, max(3, int(wide / 6.3)))
         parts.append(
             f'<path class="place" fill="none" stroke="currentColor" stroke-opacity="0.22" '
-            f'd="M{band.start:g} 34V{foot}h{wide:g}V34"/>'
-            f'<text x="{band.start + wide / 2:g}" y="30" text-anchor="middle" font-weight="600">{escape(name)}</text>'
+            f'd="M{band.start:g} 34V{network.height - 4}h{wide:g}V34"/>'
+            f'<text x="{band.middle:g}" y="30" text-anchor="middle" font-weight="600">{escape(name)}</text>'
         )
     return parts
 
@@ -196,20 +196,31 @@ def _port(node: Node, port: str, seen: bool) -> str:
     return f'<path class="{port}" stroke="{_PORT_COLOURS[port]}"{gone} d="M{place:g} 9h0"/>'
 
 
-def _legend(look: NetworkLook, top: int) -> str:
-    """Explain colours and widths in the first line, the inputs of heads in the second."""
+def _legend(network: Network, look: NetworkLook, top: int) -> str:
+    """Explain colours and widths, then the inputs of heads, then key-value heads where there are any."""
     signs = [("pos", look.words[1]), ("neg", look.words[0])] if look.signed else [("none", "edge")]
     parts, left = [], 4.0
     for sign, word in signs:
         parts.append(f'<path {look.stroke(sign)} stroke-width="3" fill="none" d="M{left:g} {top}h22"/>')
-        parts.append(f'<text x="{left + 28:g}" y="{top + 3.5}">{escape(word)}</text>')
+        parts.append(_words(word, left + 28, top))
         left += 44 + text_width(word)
-    parts.append(f'<text x="{left:g}" y="{top + 3.5}" opacity="0.65">wider: larger |score|</text>')
-    left, top = 4.0, top + 18
+    parts.append(_words("wider: larger |score|", left, top, soft=True))
+    left, top = 4.0, top + _LEGEND_LINE
     for port, word in _PORT_NAMES.items():
         colour = f'stroke="{_PORT_COLOURS[port]}" stroke-width="6" stroke-linecap="round"'
-        parts.append(f'<path class="{port}" {colour} d="M{left + 4:g} {top}h0"/>')
-        parts.append(f'<text x="{left + 12:g}" y="{top + 3.5}">{word}</text>')
+        parts += [f'<path class="{port}" {colour} d="M{left + 4:g} {top}h0"/>', _words(word, left + 12, top)]
         left += 26 + text_width(word)
-    parts.append(f'<text x="{left:g}" y="{top + 3.5}" opacity="0.65">an edge into a head ends at what it feeds</text>')
+    parts.append(_words("inputs of a head; 9.6: layer 9, head 6", left, top, soft=True))
+    if _has_kv(network):
+        words = "kv: keys and values that several heads or places read; dots: what attention carries"
+        parts.append(_words(words, 4, top + _LEGEND_LINE, soft=True))
     return f'<g class="legend" {_FONT}>{"".join(parts)}</g>'
+
+
+def _has_kv(network: Network) -> bool:
+    return any(node.kind == "kv" for node in network.nodes)
+
+
+def _words(text: str, x: float, y: float, *, soft: bool = False) -> str:
+    faint = ' opacity="0.65"' if soft else ""
+    return f'<text x="{x:g}" y="{y + 3.5:g}"{faint}>{escape(text)}</text>'

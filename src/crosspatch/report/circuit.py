@@ -7,9 +7,18 @@ from typing import Any
 import numpy as np
 
 from crosspatch.core.store import write_whole
-from crosspatch.draw import Curve, curves_svg, number, strip_svg, with_interval
-from crosspatch.draw.network import Network, lay_out_network
-from crosspatch.draw.network_svg import NetworkLook, class_stroke, network_svg
+from crosspatch.draw import (
+    Curve,
+    Network,
+    NetworkLook,
+    curves_svg,
+    lay_out_network,
+    network_svg,
+    number,
+    strip_svg,
+    with_interval,
+)
+from crosspatch.draw.network_svg import class_stroke
 from crosspatch.report import sections
 from crosspatch.report.circuit_content import CircuitContent
 from crosspatch.report.frame import clean_text, page_script, page_style, policy, read_asset, template
@@ -17,6 +26,7 @@ from crosspatch.report.payload import to_script_json
 
 MOST_DRAWN = 1000  # edges of the picture; more are hair, and a page of megabytes
 MOST_LISTED = 200  # edges of the table
+_WIDE = 860  # pixels of a picture that leaves no room beside it
 _SINGLY = 30  # the slider goes edge by edge up to so many, then in steps of a twentieth
 
 
@@ -53,14 +63,13 @@ def circuit_page(content: CircuitContent) -> str:
 
 def chips(content: CircuitContent, network: Network) -> list[tuple[str, str]]:
     """List what a reader must know beside the finding, as (name, value)."""
-    nodes = {edge.sender for edge in content.edges[: content.size]}
-    ends = any(edge.receiver.kind == "logits" for edge in content.edges[: content.size])
     found = [
         ("model", content.model),
         ("task", content.task),
         ("method", content.method),
         ("edges", f"{content.size:,} of {content.graph.size:,}"),
-        ("nodes", f"{len(nodes) + ends:,} of {content.graph.nodes:,}"),
+        # A circuit that is too large to be drawn is too large to count by its picture.
+        ("nodes", f"{network.count(content.size):,} of {content.graph.nodes:,}" if content.size <= MOST_DRAWN else ""),
         *content.chips,
     ]
     return [(name, value) for name, value in found if value]
@@ -78,7 +87,7 @@ def stops(total: int, size: int, measured: Sequence[float]) -> list[int]:
 
 
 def _picture(content: CircuitContent) -> dict[str, Any]:
-    drawn = min(len(content.edges), max(MOST_DRAWN, 0))
+    drawn = min(len(content.edges), MOST_DRAWN)
     network = lay_out_network(content.graph, content.edges[:drawn], content.scores[:drawn])
     size = min(content.size, drawn)
     title = f"{content.model} · {content.task}".strip(" ·") or "Circuit"
@@ -90,6 +99,7 @@ def _picture(content: CircuitContent) -> dict[str, Any]:
         "svg": network_svg(network, look) if drawn else "",
         "size": size,
         "drawn": drawn,
+        "wide": network.width > _WIDE,
         "stops": at,
         "facts": to_script_json({**_facts(content, network), "stops": at, "size": size}),
     }
@@ -100,11 +110,14 @@ def _facts(content: CircuitContent, network: Network) -> dict[str, Any]:
     curve = content.curve
     points = [] if curve is None else zip(curve.edges, curve.mean, curve.low, curve.high, strict=True)
     return {
-        "name": "".join(letter if letter.isalnum() else "-" for letter in f"circuit-{content.task}-{content.model}")[:60],
+        "name": "".join(letter if letter.isalnum() else "-" for letter in f"circuit-{content.task}-{content.model}")[
+            :60
+        ],
         "nodes": [(node.name, node.place, node.kind) for node in network.nodes],
         "receivers": list(receivers),
         "edges": [
-            (edge.source, edge.target, edge.port, receivers[edge.receiver], _short(edge.score)) for edge in network.edges
+            (edge.source, edge.target, edge.port, receivers[edge.receiver], _short(edge.score))
+            for edge in network.edges
         ],
         "carries": network.carries,
         "curve": sorted([round(float(edges)), *map(_short, rest)] for edges, *rest in points if np.isfinite(rest[0])),

@@ -13,6 +13,7 @@
   const edges = facts.edges.map(([source, target, port, receiver, score]) => {
     return { source, target, port, receiver: facts.receivers[receiver], score };
   });
+  const isNode = (node) => nodes[node].kind !== "kv"; // a key-value head is an input of the heads that read it
   const at = (place) => (place ? ` @${place}` : "");
   const nameOf = (node) => nodes[node].site + at(nodes[node].place);
   const edgeName = (edge) => `${nodes[edge.source].site} → ${edge.receiver}${at(nodes[edge.source].place)}`;
@@ -39,7 +40,7 @@
       shape.querySelectorAll("path").forEach((dot) => seen(dot, ports.has(`${node} ${dot.getAttribute("class")}`)));
     });
     shapes.carries.forEach((shape, i) => seen(shape, facts.carries[i].every((node) => touched.has(node))));
-    const words = describe(count, [...touched].filter((node) => nodes[node].kind !== "kv").length);
+    const words = describe(count, new Set([...touched].filter(isNode).map((node) => nodes[node].site)).size);
     document.getElementById("count").textContent = words;
     document.getElementById("slider").setAttribute("aria-valuetext", words);
     document.querySelectorAll("button[data-count]").forEach((button) => {
@@ -91,7 +92,8 @@
       shape.classList.toggle("lit", i < state.shown && inside(edges[i].source, edges[i].target));
     });
     shapes.carries.forEach((shape, i) => shape.classList.toggle("lit", inside(...facts.carries[i])));
-    tell(node, up.size - 1, down.size - 1);
+    const others = (found) => [...found].filter((other) => other !== node && isNode(other)).length;
+    tell(node, others(up), others(down));
   }
 
   function lines(list, name) {
