@@ -225,11 +225,8 @@ def _band(curve: Curve, colour: str, x: _Axis, *, y: _Axis) -> str:
     there = there[_spaced(len(there))]
     ring = [(i, high) for i in there] + [(i, low) for i in there[::-1]]
     points = "L".join(f"{x.at(float(curve.x[i])):g} {y.at(float(bound[i])):g}" for i, bound in ring)
-    return (
-        f'<path class="band" fill="{colour}" fill-opacity="{0.08 if curve.reference else 0.16}" d="M{points}z"/>'
-        if points
-        else ""
-    )
+    shade = f'fill="{colour}" fill-opacity="{0.08 if curve.reference else 0.16}"'
+    return f'<path class="band" {shade} d="M{points}z"/>' if points else ""
 
 
 def _spaced(count: int) -> np.ndarray:

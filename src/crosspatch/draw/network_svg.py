@@ -93,9 +93,8 @@ def describe_network(network: Network, shown: int, look: NetworkLook) -> str:
     if not shown:
         return f"{look.title}: no edges."
     seen = network.edges[:shown]
-    start = (
-        f"{look.title}: {len(seen):,} edges between {network.count(shown):,} nodes, layers from the bottom to the top"
-    )
+    count = f"{len(seen):,} edge{'' if len(seen) == 1 else 's'} between {network.count(shown):,} nodes"
+    start = f"{look.title}: {count}, layers from the bottom to the top"
     start += f", {len(network.places)} places from left to right" if network.places else ""
     scored = [edge for edge in seen if isfinite(edge.score)]
     if not scored:
@@ -221,6 +220,6 @@ def _has_kv(network: Network) -> bool:
     return any(node.kind == "kv" for node in network.nodes)
 
 
-def _words(text: str, x: float, y: float, *, soft: bool = False) -> str:
+def _words(text: str, x: float | int, y: float | int, *, soft: bool = False) -> str:
     faint = ' opacity="0.65"' if soft else ""
     return f'<text x="{x:g}" y="{y + 3.5:g}"{faint}>{escape(text)}</text>'

@@ -107,12 +107,10 @@ def _picture(content: CircuitContent) -> dict[str, Any]:
 
 def _facts(content: CircuitContent, network: Network) -> dict[str, Any]:
     receivers = {name: place for place, name in enumerate(dict.fromkeys(edge.receiver for edge in network.edges))}
-    curve = content.curve
+    name, curve = f"circuit-{content.task}-{content.model}", content.curve
     points = [] if curve is None else zip(curve.edges, curve.mean, curve.low, curve.high, strict=True)
     return {
-        "name": "".join(letter if letter.isalnum() else "-" for letter in f"circuit-{content.task}-{content.model}")[
-            :60
-        ],
+        "name": "".join(letter if letter.isalnum() else "-" for letter in name)[:60],
         "nodes": [(node.name, node.place, node.kind) for node in network.nodes],
         "receivers": list(receivers),
         "edges": [
