@@ -204,7 +204,7 @@ def test_the_keyboard_reaches_nodes_picks_and_clears(visit):
     assert page.locator("svg.network .lit").count() == 0
     page.focus("#slider")
     page.keyboard.press("ArrowLeft")
-    assert seen(page, "edges > path") == max(stop for stop in stops(200, 50, [10, 20]) if stop < 50)
+    assert seen(page, "edges > path") == max(stop for stop in stops(200, 50, [10.0, 20.0]) if stop < 50)
 
 
 def test_a_hostile_place_does_nothing(visit):
