@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from crosspatch.draw import Panel, Scale, TerminalMap, diverging, rich_table
+from builders_pictures import GPT2, PLACED, ranked
+from crosspatch.draw import Panel, Scale, TerminalMap, diverging, edge_table, rich_table, score_table
 
 
 def make_panel(values, columns):
@@ -114,3 +115,35 @@ def test_a_narrow_table_folds_names_and_cuts_no_number():
     assert "0.50 [0.46, 0.53]" in text
     assert "-5.648" in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [34, 80])
+def test_a_table_of_edges_fits_and_says_how_many_more(width):
+    edges, scores = ranked(GPT2, 60)
+    text = printed(edge_table(edges, scores, most=5, total=1060, title="eap"), width=width, colour=None)
+    assert max(map(len, text.splitlines())) <= width
+    for score in scores[:5]:
+        assert f"{score:.3f}" in text
+    assert f"{scores[5]:.3f}" not in text
+    joined = re.sub(r"\s+", "", text)
+    assert all(f"{edge.sender}→{edge.receiver}".replace(" ", "") in joined for edge in edges[:5]) or width < 80
+    assert "1,055 more edges" in text
+    assert "place" not in text
+
+
+def test_a_table_of_edges_names_places_and_emptiness():
+    edges, scores = ranked(PLACED, 3)
+    text = printed(edge_table(edges, scores), width=80, colour=None)
+    assert "place" in text
+    assert all(edge.place in text for edge in edges)
+    assert "more" not in text
+    assert "no edges" in printed(edge_table((), np.zeros(0)), colour=None)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_table_of_scores_has_intervals_where_there_are_any(width):
+    lines = [("faithfulness", 0.83, 0.79, 0.87), ("minimality", 0.02, np.nan, np.nan)]
+    text = printed(score_table(lines, title="scores"), width=width, colour=None)
+    assert "0.830 [0.790, 0.870]" in text
+    assert "0.020\n" in text.replace(" \n", "\n")
+    assert max(map(len, text.splitlines())) <= width

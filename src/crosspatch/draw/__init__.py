@@ -16,9 +16,16 @@ from crosspatch.draw.label import number as number
 from crosspatch.draw.label import p_value as p_value
 from crosspatch.draw.label import shown as shown
 from crosspatch.draw.label import with_interval as with_interval
+from crosspatch.draw.network import Network as Network
+from crosspatch.draw.network import lay_out_network as lay_out_network
+from crosspatch.draw.network_svg import NetworkLook as NetworkLook
+from crosspatch.draw.network_svg import network_html as network_html
+from crosspatch.draw.network_svg import network_svg as network_svg
 from crosspatch.draw.panel import Panel as Panel
 from crosspatch.draw.scatter import Point as Point
 from crosspatch.draw.scatter import scatter_svg as scatter_svg
 from crosspatch.draw.strip import strip_svg as strip_svg
 from crosspatch.draw.terminal import TerminalMap as TerminalMap
+from crosspatch.draw.terminal import edge_table as edge_table
 from crosspatch.draw.terminal import rich_table as rich_table
+from crosspatch.draw.terminal import score_table as score_table

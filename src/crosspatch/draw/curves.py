@@ -1,4 +1,4 @@
-"""Curves on logarithmic axes: one line a method, with a legend; static SVG, readable on light and dark pages."""
+"""Curves over a logarithmic axis: one line a method, bands, a legend; static SVG, readable on light and dark pages."""
 
 import math
 from collections.abc import Sequence
@@ -23,35 +23,55 @@ _FONT = 'font-family="ui-sans-serif,system-ui,sans-serif" font-size="10" fill="c
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One line: its name in the legend, and its points, all above zero; NaN is left out. Raises BadInput else."""
+    """One line: its name in the legend, and its points, with x above zero; NaN is left out.
+
+    `low` and `high` bound a band about it. A `reference` is drawn in the colour of the text, behind the others.
+    Raises BadInput for x that are not above zero, and unless all have one length.
+    """
 
     name: str
     x: Float[np.ndarray, " point"]
     y: Float[np.ndarray, " point"]
+    low: Float[np.ndarray, " point"] | None = None
+    high: Float[np.ndarray, " point"] | None = None
+    reference: bool = False
 
     def __post_init__(self) -> None:
-        if self.x.shape != self.y.shape or (self.x <= 0).any() or (self.y <= 0).any():
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        if any(values.shape != self.x.shape for values in (self.y, *bounds)) or (self.x <= 0).any():
             raise BadInput(
-                f"curve {self.name!r} of {len(self.x)} and {len(self.y)} numbers: give as many x as y, all above zero, "
-                "since the axes are logarithmic."
+                f"curve {self.name!r} of {len(self.x)} and {len(self.y)} numbers: give as many x as y, all x above "
+                "zero, since their axis is logarithmic."
             )
+
+    @property
+    def heights(self) -> list[np.ndarray]:
+        """All that the y axis must span."""
+        return [self.y, *(bound for bound in (self.low, self.high) if bound is not None)]
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """A logarithmic axis: the ends of its domain, and the pixels that they stand at."""
+    """An axis: the ends of its domain, and the pixels that they stand at; logarithmic unless it is linear."""
 
     low: float
     high: float
     start: int
     stop: int
+    linear: bool = False
 
     def at(self, value: float) -> float:
-        share = math.log(value / self.low) / math.log(self.high / self.low)
+        share = (value - self.low) / (self.high - self.low) if self.linear else self._log_share(value)
         return round(self.start + share * (self.stop - self.start), 1)
 
+    def _log_share(self, value: float) -> float:
+        return math.log(value / self.low) / math.log(self.high / self.low)
+
     def ticks(self) -> list[float]:
-        """Give powers of ten within the axis; below two of them, also their doubles and fives."""
+        """Give round numbers within the axis: on a linear one about five, else powers of ten, or their parts too."""
+        if self.linear:
+            step = _round_step((self.high - self.low) / 5)
+            return [step * i for i in range(math.ceil(self.low / step - 1e-6), math.floor(self.high / step + 1e-6) + 1)]
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for steps in ((1,), (1, 2, 5)):
             found = [step * 10.0**power for power in powers for step in steps]
@@ -61,18 +81,27 @@ class _Axis:
         return found or [self.low]
 
 
-def curves_svg(curves: Sequence[Curve], *, title: str, x_label: str, y_label: str) -> str:
-    """Draw curves on two logarithmic axes as one SVG element, with a legend on the right in the order given.
+def curves_svg(curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, linear_y: bool = False) -> str:
+    """Draw curves over a logarithmic x axis as one SVG element, with a legend on the right in the order given.
 
-    Text and axes take the colour of the page's text. Raises BadInput without a curve.
+    The y axis is logarithmic too, unless `linear_y`: then each point is marked, since few were measured.
+    Text and axes take the colour of the page's text. Raises BadInput without a curve, and for y that are not above
+    zero on a logarithmic axis.
     """
     if not curves:
         raise BadInput("there are no curves to draw: give one at least.")
+    if not linear_y and any((height <= 0).any() for curve in curves for height in curve.heights):
+        raise BadInput("a curve's y is zero or less: a logarithmic axis has no such place; give linear_y=True.")
     names = [clip(curve.name, 32) for curve in curves]
     width = _LEFT + _PLOT_WIDTH + 46 + math.ceil(max(map(text_width, names)))
     height = max(_TOP + _PLOT_HEIGHT, _TOP + _STEP * len(curves)) + _BELOW
     x = _axis([curve.x for curve in curves], _LEFT, _LEFT + _PLOT_WIDTH)
-    y = _axis([curve.y for curve in curves], _TOP + _PLOT_HEIGHT, _TOP)
+    heights = [values for curve in curves for values in curve.heights]
+    span = _linear_axis if linear_y else _axis
+    y = span(heights, _TOP + _PLOT_HEIGHT, _TOP)
+    looks = _looks(curves)
+    # References lie behind what they are compared with.
+    order = sorted(range(len(curves)), key=lambda i: not curves[i].reference)
     words = escape(f"{title}: {y_label} against {x_label} of {', '.join(curve.name for curve in curves)}")
     return "".join(
         [
@@ -81,9 +110,10 @@ def curves_svg(curves: Sequence[Curve], *, title: str, x_label: str, y_label: st
             f'<g {_FONT}><text x="2" y="13" font-size="12" font-weight="600">{escape(title)}</text>',
             *_x_axis(x, x_label),
             *_y_axis(y, y_label),
-            *(_legend(number, name) for number, name in enumerate(names)),
+            *(_legend(number, name, looks[number]) for number, name in enumerate(names)),
             "</g>",
-            *(_line(curve, number, x, y) for number, curve in enumerate(curves)),
+            *(_band(curves[i], looks[i].colour, x, y=y) for i in order),
+            *(_line(curves[i], looks[i], x, y=y) for i in order),
             "</svg>",
         ]
     )
@@ -97,6 +127,21 @@ def _axis(values: Sequence[np.ndarray], start: int, stop: int) -> _Axis:
     if high / low < 1.1:
         low, high = low / math.sqrt(10), high * math.sqrt(10)
     return _Axis(low, high, start, stop)
+
+
+def _linear_axis(values: Sequence[np.ndarray], start: int, stop: int) -> _Axis:
+    """Span all finite values, zero and one: shares are read against both."""
+    every = np.concatenate([*values, np.array([0.0, 1.0])])
+    every = every[np.isfinite(every)]
+    low, high = float(every.min()), float(every.max())
+    room = 0.03 * (high - low)
+    return _Axis(low - room, high + room, start, stop, linear=True)
+
+
+def _round_step(least: float) -> float:
+    """Give the next step of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= least * 0.999)
 
 
 def _x_axis(axis: _Axis, label: str) -> list[str]:
@@ -125,31 +170,63 @@ def _grid(path: str) -> str:
 
 
 def _tick(value: float) -> str:
-    return f"{value:,.0f}" if 1 <= value < 1e6 else f"{value:g}"
+    return f"{value:,.0f}" if 1 <= value < 1e6 and value == round(value) else f"{value + 0.0:.6g}"
 
 
-def _stroke(number: int) -> str:
-    dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'stroke="{_COLOURS[number % len(_COLOURS)]}" stroke-width="2"{dashed} fill="none"'
+@dataclass(frozen=True)
+class _Look:
+    colour: str
+    dash: str
+
+    def stroke(self) -> str:
+        dashed = f' stroke-dasharray="{self.dash}"' if self.dash else ""
+        return f'stroke="{self.colour}" stroke-width="2"{dashed} fill="none"'
 
 
-def _legend(number: int, name: str) -> str:
+def _looks(curves: Sequence[Curve]) -> list[_Look]:
+    """Give each curve a colour and dashes: methods those of the palette in turn, references the text's."""
+    looks, methods, references = [], 0, 0
+    for curve in curves:
+        if curve.reference:
+            looks.append(_Look("currentColor", _DASHES[1 + references % (len(_DASHES) - 1)]))
+        else:
+            dash = _DASHES[methods // len(_COLOURS) % len(_DASHES)]
+            looks.append(_Look(_COLOURS[methods % len(_COLOURS)], dash))
+        references, methods = references + curve.reference, methods + (not curve.reference)
+    return looks
+
+
+def _legend(number: int, name: str, look: _Look) -> str:
     x, y = _LEFT + _PLOT_WIDTH + 12, _TOP + _STEP * number + 8
-    return f'<path d="M{x} {y}h20" {_stroke(number)}/><text x="{x + 26}" y="{y + 3.5}">{escape(name)}</text>'
+    return f'<path d="M{x} {y}h20" {look.stroke()}/><text x="{x + 26}" y="{y + 3.5}">{escape(name)}</text>'
 
 
-def _line(curve: Curve, number: int, x: _Axis, y: _Axis) -> str:
+def _line(curve: Curve, look: _Look, x: _Axis, *, y: _Axis) -> str:
     there = np.flatnonzero(np.isfinite(curve.x) & np.isfinite(curve.y))
     kept = there[_spaced(len(there))]
     points = [f"{x.at(float(curve.x[i])):g} {y.at(float(curve.y[i])):g}" for i in kept]
+    marks = "".join(f"M{point}h0" for point in points) if y.linear else ""
     if len(points) == 1:
         points.append(points[0])  # a line of no length and a round cap is a dot
     joined = f'd="M{"L".join(points)}" ' if points else ""
+    dots = f'<path d="{marks}" stroke="{look.colour}" stroke-width="5" stroke-linecap="round"/>' if marks else ""
     return (
-        f'<path class="curve" {joined}{_stroke(number)} stroke-linejoin="round" stroke-linecap="round">'
-        f"<title>{escape(curve.name)}</title></path>"
+        f'<path class="curve" {joined}{look.stroke()} stroke-linejoin="round" stroke-linecap="round">'
+        f"<title>{escape(curve.name)}</title></path>{dots}"
     )
+
+
+def _band(curve: Curve, colour: str, x: _Axis, *, y: _Axis) -> str:
+    """Fill what lies between both bounds."""
+    low, high = curve.low, curve.high
+    if low is None or high is None:
+        return ""
+    there = np.flatnonzero(np.isfinite(curve.x) & np.isfinite(low) & np.isfinite(high))
+    there = there[_spaced(len(there))]
+    ring = [(i, high) for i in there] + [(i, low) for i in there[::-1]]
+    points = "L".join(f"{x.at(float(curve.x[i])):g} {y.at(float(bound[i])):g}" for i, bound in ring)
+    shade = f'fill="{colour}" fill-opacity="{0.08 if curve.reference else 0.16}"'
+    return f'<path class="band" {shade} d="M{points}z"/>' if points else ""
 
 
 def _spaced(count: int) -> np.ndarray:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from crosspatch.draw.colour import Scale, diverging
-from crosspatch.draw.label import clip, number
+from crosspatch.draw.label import clip, number, with_interval
+from crosspatch.draw.network import Wire
 from crosspatch.draw.panel import Panel, split_label
 
 if TYPE_CHECKING:
@@ -123,3 +125,28 @@ def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
     for row in rows:
         table.add_row(*(Text(clip(cell, 60)) for cell in row))
     return table
+
+
+def edge_table(
+    wires: Sequence[Wire], scores: Float[np.ndarray, " edge"], *, most: int = 20, total: int = 0, title: str = ""
+) -> "Table":
+    """Build a table of a circuit's first edges, and say under it how many more of `total` (at least these) there are.
+
+    Names are folded where the terminal is narrow; scores are never cut.
+    """
+    places = any(wire.place for wire in wires)
+    rows = [
+        (f"{wire.sender} → {wire.receiver}", *([wire.place] if places else []), number(float(score), 3))
+        for wire, score in zip(wires[:most], scores[:most], strict=True)
+    ]
+    table = rich_table(("edge", *(["place"] if places else []), "score"), rows, title=title)
+    more = max(total, len(wires)) - len(rows)
+    table.caption_justify = "left"
+    table.caption = f"{more:,} more edge{'' if more == 1 else 's'}" if more else "no edges" if not rows else None
+    return table
+
+
+def score_table(lines: Sequence[tuple[str, float, float, float]], *, title: str = "") -> "Table":
+    """Build a table of named scores, each a value with the bounds of its interval; NaN bounds are left out."""
+    rows = [(name, with_interval(value, low, high, digits=3)) for name, value, low, high in lines]
+    return rich_table(("score", "value [95% interval]"), rows, title=title)

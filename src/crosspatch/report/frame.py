@@ -43,6 +43,12 @@ def read_asset(name: str) -> str:
 
 
 @cache
+def page_script(name: str) -> str:
+    """Give a page's script, behind what the scripts of all pages share."""
+    return f"{read_asset('common.js')}\n{read_asset(name)}"
+
+
+@cache
 def template(name: str) -> Any:
     """Load a template of this package; every text that it shows is escaped."""
     from jinja2 import Environment, StrictUndefined

@@ -14,7 +14,7 @@ from crosspatch.engine.effects import MOST_CELLS, Effects, Grid
 from crosspatch.engine.tables import Row
 from crosspatch.engine.wording import ends, metric_words, normalisation_words
 from crosspatch.report import sections
-from crosspatch.report.frame import clean_text, page_style, policy, read_asset, template
+from crosspatch.report.frame import clean_text, page_script, page_style, policy, template
 from crosspatch.report.payload import Payload, build_payload
 from crosspatch.report.set_up import how_lines, kicker
 from crosspatch.report.verification import verification
@@ -55,7 +55,7 @@ def page_html(effects: Effects) -> str:
 
 
 def _frame(effects: Effects) -> dict[str, Any]:
-    style, script = page_style(), read_asset("viz.js")
+    style, script = page_style(), page_script("viz.js")
     return {"effects": effects, "style": style, "script": script, "policy": policy(style, script)}
 
 

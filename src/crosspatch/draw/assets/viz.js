@@ -1,11 +1,10 @@
 // The page's interactivity: exact values under the pointer or the keyboard, kept cells, scales, downloads. No network.
 "use strict";
 (() => {
+  const { tip, element, shape, format, save, copy, onClick, quoted } = page;
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const figures = [...document.querySelectorAll("figure[data-panel]")];
-  const tip = document.getElementById("tip");
   const live = document.getElementById("live");
-  const namespace = document.querySelector("svg")?.namespaceURI;
   const state = { view: facts.normalised ? "normalised" : "raw", own: false, pinned: [], data: null, names: [] };
   const STEPS = 20;
 
@@ -54,30 +53,10 @@
     return { mean, low, high, q: data.q[site], pairs: data.pairs[site] };
   }
 
-  function format(value, digits = 3) {
-    if (Number.isNaN(value)) return "–";
-    const size = Math.abs(value);
-    if (size !== 0 && (size < 0.5 * 10 ** -digits || size >= 1e5)) return value.toExponential(1);
-    return value.toFixed(digits);
-  }
-
   const formatQ = (q) => (Number.isNaN(q) ? "–" : q < 0.001 ? "< 0.001" : "= " + Number(q.toPrecision(2)));
   const bounds = (low, high) => (Number.isNaN(low) ? "no interval" : `[${format(low)}, ${format(high)}]`);
 
-  // ---- small builders: text only, never markup ------------------------------------------------------------------
-
-  function element(tag, text = "", name = "") {
-    const made = document.createElement(tag);
-    if (text) made.textContent = text;
-    if (name) made.className = name;
-    return made;
-  }
-
-  function shape(tag, attributes) {
-    const made = document.createElementNS(namespace, tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    return made;
-  }
+  // ---- strips -----------------------------------------------------------------------------------------------------
 
   function strip(values, { mean, low, high }, width) {
     const there = [...values].filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
@@ -164,11 +143,7 @@
       return;
     }
     fillTip(panel, cell);
-    tip.className = "on";
-    const box = tip.getBoundingClientRect();
-    const left = x + 16 + box.width > innerWidth ? x - box.width - 12 : x + 16;
-    const top = y + 14 + box.height > innerHeight ? y - box.height - 10 : y + 14;
-    tip.style.transform = `translate(${Math.max(4, left)}px, ${Math.max(4, top)}px)`;
+    page.showTip(x, y);
   }
 
   // ---- kept cells -------------------------------------------------------------------------------------------------
@@ -298,18 +273,9 @@
     });
   }
 
-  // ---- copy and download ------------------------------------------------------------------------------------------
-
-  function save(name, type, text) {
-    const link = element("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  }
+  // ---- download ---------------------------------------------------------------------------------------------------
 
   const plain = (value) => (Number.isNaN(value) ? "" : String(Number(value.toPrecision(8))));
-  const quoted = (text) => `"${text.replaceAll('"', '""')}"`;
 
   function csv() {
     const head = ["site", ...facts.columns, ...Array.from({ length: facts.n }, (_, i) => `raw_pair_${i}`)];
@@ -329,26 +295,12 @@
     return JSON.stringify({ about: facts.about, sites }, null, 1);
   }
 
-  async function copy(button) {
-    const text = document.getElementById("command").textContent;
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "copied";
-    } catch {
-      getSelection().selectAllChildren(document.getElementById("command"));
-      button.textContent = "selected: press Ctrl+C";
-    }
-    setTimeout(() => (button.textContent = "copy"), 2000);
-  }
-
   function wire() {
-    const on = (selector, act) =>
-      document.querySelectorAll(selector).forEach((button) => button.addEventListener("click", () => act(button)));
-    on("button[data-view]", (button) => ((state.view = button.dataset.view), redraw()));
-    on("button[data-own]", (button) => ((state.own = button.dataset.own === "yes"), redraw()));
-    on("button[data-save='csv']", () => save(`${facts.name}.csv`, "text/csv", csv()));
-    on("button[data-save='json']", () => save(`${facts.name}.json`, "application/json", json()));
-    on("button[data-copy]", copy);
+    onClick("button[data-view]", (button) => ((state.view = button.dataset.view), redraw()));
+    onClick("button[data-own]", (button) => ((state.own = button.dataset.own === "yes"), redraw()));
+    onClick("button[data-save='csv']", () => save(`${facts.name}.csv`, "text/csv", csv()));
+    onClick("button[data-save='json']", () => save(`${facts.name}.json`, "application/json", json()));
+    onClick("button[data-copy]", copy);
     panels.forEach(listen);
     redraw();
     document.documentElement.dataset.ready = "yes";
