@@ -242,3 +242,29 @@ def naive_gradient(
     leaf = torch.tensor(mask, dtype=torch.float64, requires_grad=True)
     (found,) = torch.autograd.grad(score(masked_logits(body, clean, corrupt, leaf, places=places)), leaf)
     return found.numpy()
+
+
+def naive_acdc(
+    body: Body,
+    clean: Ids,
+    corrupt: Ids,
+    *,
+    score: Score,
+    threshold: float,
+    backwards: bool = False,
+    absolute: bool = False,
+) -> np.ndarray:
+    """Return the edges that ACDC keeps (Conmy et al. 2023, algorithm 1): cut in turn what costs less than a threshold.
+
+    Receivers from the logits back to layer 0; of each, senders in the order of a forward pass, or `backwards`.
+    """
+    kept, order = body.graph.full().astype(float), -1 if backwards else 1
+    present = masked_score(body, clean, corrupt, kept, score=score)
+    for r in reversed(range(len(body.graph.receivers))):
+        for u in np.flatnonzero(body.graph.allowed[r])[::order]:
+            kept[0, r, u] = 0
+            without = masked_score(body, clean, corrupt, kept, score=score)
+            cost = abs(present - without) if absolute else present - without
+            kept[0, r, u] = cost >= threshold
+            present = present if cost >= threshold else without
+    return kept.astype(bool)
