@@ -8,6 +8,7 @@ How to call.
     masked_logits(body, clean_ids, corrupt_ids, mask, places=[0, 0, 1, 1])  # the place of each token, with two places
     masked_score(body, clean_ids, corrupt_ids, mask, score=score)  # score maps logits [pos, vocab] to a number
     naive_gradient(body, clean_ids, corrupt_ids, mask, score=score)  # ∂ score / ∂ mask, of the mask's shape
+    naive_acdc(body, clean_ids, corrupt_ids, score=score, threshold=0.1)  # the edges that it keeps, of the mask's shape
 
 Definition. c_u(run) is what sender u adds to the stream at each token: the embedding, what enters block 0; an MLP, its
 addition (behind its post-norm, where a family has one); a head, its columns through the output projection without the
