@@ -8,6 +8,7 @@ How to call.
     masked_logits(body, clean_ids, corrupt_ids, mask, places=[0, 0, 1, 1])  # the place of each token, with two places
     masked_score(body, clean_ids, corrupt_ids, mask, score=score)  # score maps logits [pos, vocab] to a number
     naive_gradient(body, clean_ids, corrupt_ids, mask, score=score)  # ∂ score / ∂ mask, of the mask's shape
+    naive_acdc(body, clean_ids, corrupt_ids, score=score, threshold=0.1)  # the edges that it keeps, of the mask's shape
 
 Definition. c_u(run) is what sender u adds to the stream at each token: the embedding, what enters block 0; an MLP, its
 addition (behind its post-norm, where a family has one); a head, its columns through the output projection without the
@@ -242,3 +243,29 @@ def naive_gradient(
     leaf = torch.tensor(mask, dtype=torch.float64, requires_grad=True)
     (found,) = torch.autograd.grad(score(masked_logits(body, clean, corrupt, leaf, places=places)), leaf)
     return found.numpy()
+
+
+def naive_acdc(
+    body: Body,
+    clean: Ids,
+    corrupt: Ids,
+    *,
+    score: Score,
+    threshold: float,
+    backwards: bool = False,
+    absolute: bool = False,
+) -> np.ndarray:
+    """Return the edges that ACDC keeps (Conmy et al. 2023, algorithm 1): cut in turn what costs less than a threshold.
+
+    Receivers from the logits back to layer 0; of each, senders in the order of a forward pass, or `backwards`.
+    """
+    kept, order = body.graph.full().astype(float), -1 if backwards else 1
+    present = masked_score(body, clean, corrupt, kept, score=score)
+    for r in reversed(range(len(body.graph.receivers))):
+        for u in np.flatnonzero(body.graph.allowed[r])[::order]:
+            kept[0, r, u] = 0
+            without = masked_score(body, clean, corrupt, kept, score=score)
+            cost = abs(present - without) if absolute else present - without
+            kept[0, r, u] = cost >= threshold
+            present = present if cost >= threshold else without
+    return kept.astype(bool)
