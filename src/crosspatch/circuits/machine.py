@@ -1,9 +1,9 @@
 """Run a model with only some edges of its graph: what each receiver reads is put together from what senders add.
 
-For every sender u, D_u is what it adds beyond what it adds when it is absent (in the corrupt run, say). A receiver reads
-the absent stream plus the sum of D_u over the edges into it that are kept. Each receiver's own stream goes through the
-model's own norm and its slice of the projection; the model's own attention and MLP do the rest (ARCHITECTURE.md,
-"Circuits"). Only what hangs on an edge that differs from a known run is computed.
+For every sender u, D_u is what it adds beyond what it adds when it is absent (in the corrupt run, say). A receiver
+reads the absent stream plus the sum of D_u over the edges into it that are kept. Each receiver's own stream goes
+through the model's own norm and its slice of the projection; the model's own attention and MLP do the rest
+(ARCHITECTURE.md, "Circuits"). Only what hangs on an edge that differs from a known run is computed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,8 +81,8 @@ class Absent:
 class State:
     """A run with some edges: what each sender adds beyond absence `[sender, token, d_model]`, and its projections.
 
-    `projected[l][kind]` is `[token, unit, d_head]`; `masks` are the edges it was run with. What hangs on a receiver that
-    is not `valid` was left as it was, since nothing reads it.
+    `projected[l][kind]` is `[token, unit, d_head]`; `masks` are the edges it was run with. What hangs on a receiver
+    that is not `valid` was left as it was, since nothing reads it.
     """
 
     masks: Bool[np.ndarray, "place receiver sender"]
@@ -149,19 +149,14 @@ def open_machine(
     Raises:
         NotProved: what heads add cannot be told apart.
     """
-    inside = Inside(this.bench, _pasts(this.base, model), _widths(this.base))
-    maps = [_checked(model, this.base, lane, layer) for layer in range(graph.layers)]
-    absent = _absent(model, this.written, lane, maps, is_run=is_run)
-    clean = _clean(model, graph, this.base, lane, maps, absent)
+    anatomy = model.anatomy
+    past = [past_of(this.base, layer) if anatomy.packed else None for layer in range(anatomy.layers)]
+    widths = {kind: this.base.seen[kind][0].shape[-1] for kind in PROJECTED}
+    maps = [_checked(model, this.base, lane, layer) for layer in range(anatomy.layers)]
+    opening = _Opening(model, graph, lane, maps)
+    absent = opening.absent(this.written) if is_run else opening.built(this.written)
+    inside, clean = Inside(this.bench, past, widths), opening.clean(this.base, absent)
     return Machine(model, graph, inside, lane, this.local, this.scorer, maps, absent, clean, places)
-
-
-def _pasts(base: Run, model: Model) -> list:
-    return [past_of(base, layer) if model.anatomy.packed else None for layer in range(model.anatomy.layers)]
-
-
-def _widths(run: Run) -> dict[str, int]:
-    return {kind: run.seen[kind][0].shape[-1] for kind in PROJECTED}
 
 
 def at_tokens(values: Float[Tensor, "pair pos width"], lane: Running) -> Float[Tensor, "token width"]:
@@ -175,52 +170,59 @@ def _checked(model: Model, base: Run, lane: Running, layer: int) -> Maps:
     return check_maps(maps, base.stream[0].dtype, seen, model.anatomy, layer)
 
 
-def _absent(model: Model, run: Run, lane: Running, maps: Sequence[Maps], *, is_run: bool) -> Absent:
-    layers, sequential = range(len(maps)), model.anatomy.sequential
-    heads = [each.scaled(at_tokens(run.seen["attn.head"][layer], lane)) for layer, each in enumerate(maps)]
-    mlps = [at_least_single(at_tokens(run.seen["mlp.out"][layer], lane)) for layer in layers]
-    if is_run:
-        stream = [at_least_single(at_tokens(s, lane)) for s in run.stream]
-        added = [at_least_single(at_tokens(run.seen["attn.out"][layer], lane)) for layer in layers]
-        mid = [stream[layer] + added[layer] if sequential else stream[layer] for layer in layers]
-        return Absent(stream[:-1], mid, stream[-1], heads, mlps, is_run)
-    stream, attention, mid = at_least_single(at_tokens(run.stream[0], lane)), [], []
-    for layer, each in enumerate(maps):
-        attention.append(stream)
-        after = stream + _added(each, heads[layer], at_tokens(run.seen["attn.head"][layer], lane))
-        mid.append(after if sequential else stream)
-        stream = after + mlps[layer]
-    return Absent(attention, mid, stream, heads, mlps, is_run)
+@dataclass(frozen=True)
+class _Opening:
+    """Turns whole runs into what the machine needs of them, token by token."""
 
+    model: Model
+    graph: Graph
+    lane: Running
+    maps: Sequence[Maps]
 
-def _added(maps: Maps, scaled: Tensor, z: Tensor) -> Float[Tensor, "token d_model"]:
-    """Return what attention adds with these head outputs, its bias included."""
-    total = sum(maps.writes(part, head) for head, part in enumerate(scaled.chunk(len(maps.out), -1)))
-    if maps.bias is not None:
-        bias = at_least_single(maps.bias)
-        scale = maps.scale(z)
-        total = total + (bias if scale is None or maps.gain is None else scale * bias * at_least_single(maps.gain))
-    return total
+    def at(self, run: Run, kind: str, layer: int) -> Float[Tensor, "token width"]:
+        return at_tokens(run.seen[kind][layer], self.lane)
 
+    def stream(self, run: Run, layer: int) -> Float[Tensor, "token d_model"]:
+        return at_least_single(at_tokens(run.stream[layer], self.lane))
 
-def _clean(model: Model, graph: Graph, base: Run, lane: Running, maps: Sequence[Maps], absent: Absent) -> State:
-    """Return the run with all edges: the clean run."""
-    anatomy, embedded = model.anatomy, at_least_single(at_tokens(base.stream[0], lane))
-    sent = embedded.new_zeros(len(graph.senders), *embedded.shape)
-    sent[0] = embedded - absent.attention[0]
-    row = 1
-    for layer, each in enumerate(maps):
-        change = each.scaled(at_tokens(base.seen["attn.head"][layer], lane)) - absent.heads[layer]
-        for head, part in enumerate(change.chunk(graph.heads, -1)):
-            sent[row + head] = each.writes(part, head)
-        row += graph.heads
-        sent[row] = at_least_single(at_tokens(base.seen["mlp.out"][layer], lane)) - absent.mlps[layer]
-        row += 1
-    projected = [
-        {kind: units_of(anatomy, kind, at_tokens(base.seen[kind][layer], lane)) for kind in PROJECTED}
-        for layer in range(graph.layers)
-    ]
-    return State(graph.full(), np.ones(len(graph.receivers), dtype=bool), sent, projected)
+    def sent(self, run: Run) -> tuple[list[Tensor], list[Tensor]]:
+        """Return scaled head outputs and what MLPs add, layer by layer."""
+        heads = [each.scaled(self.at(run, "attn.head", layer)) for layer, each in enumerate(self.maps)]
+        return heads, [at_least_single(self.at(run, "mlp.out", layer)) for layer in range(len(self.maps))]
+
+    def absent(self, run: Run) -> Absent:
+        """Return what is there without any edge where that is a run of the model."""
+        layers, sequential = range(len(self.maps)), self.model.anatomy.sequential
+        stream = [self.stream(run, layer) for layer in range(len(self.maps) + 1)]
+        added = [at_least_single(self.at(run, "attn.out", layer)) if sequential else 0 for layer in layers]
+        mid = [stream[layer] + added[layer] for layer in layers]
+        return Absent(stream[:-1], mid, stream[-1], *self.sent(run), is_run=True)
+
+    def built(self, run: Run) -> Absent:
+        """Return what is there without any edge where each sender's part was made by itself: zeros or means."""
+        heads, mlps = self.sent(run)
+        stream, attention, mid = self.stream(run, 0), [], []
+        for layer, each in enumerate(self.maps):
+            attention.append(stream)
+            after = stream + each.added(heads[layer])
+            mid.append(after if self.model.anatomy.sequential else stream)
+            stream = after + mlps[layer]
+        return Absent(attention, mid, stream, heads, mlps, is_run=False)
+
+    def clean(self, base: Run, absent: Absent) -> State:
+        """Return the run with all edges: the clean run."""
+        embedded, (heads, mlps) = self.stream(base, 0), self.sent(base)
+        sent = [embedded - absent.attention[0]]
+        for layer, each in enumerate(self.maps):
+            change = (heads[layer] - absent.heads[layer]).chunk(self.graph.heads, -1)
+            sent += [each.writes(part, head) for head, part in enumerate(change)]
+            sent.append(mlps[layer] - absent.mlps[layer])
+        anatomy = self.model.anatomy
+        projected = [
+            {kind: units_of(anatomy, kind, self.at(base, kind, layer)) for kind in PROJECTED}
+            for layer in range(len(self.maps))
+        ]
+        return State(self.graph.full(), np.ones(len(self.graph.receivers), dtype=bool), torch.stack(sent), projected)
 
 
 def units_of(anatomy: Anatomy, kind: str, wide: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows unit d_head"]:

@@ -71,7 +71,8 @@ def _require_finite(values: Float[np.ndarray, "metric circuit pair"], machine: M
         name = machine.scorer.metrics[metric].name
         raise NotFinite(
             f"{name} is {values[tuple(bad[0])]} in a run with some edges only, on example "
-            f"{machine.local.numbers[pair]}: the run overflows. Try dtype float32; the clean and corrupt runs are finite."
+            f"{machine.local.numbers[pair]}: the run overflows. Try dtype float32; the clean and corrupt runs are "
+            "finite."
         )
 
 

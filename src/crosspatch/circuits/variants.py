@@ -130,8 +130,7 @@ class Variants:
                 found[kind][unit] = value
         out = {}
         for kind, units in found.items():
-            units = [unit if unit.ndim == 3 else unit[None] for unit in units]
-            out[kind] = torch.stack([unit.expand(self.count, *unit.shape[1:]) for unit in units], dim=2)
+            out[kind] = torch.stack([unit.expand(self.count, *unit.shape[-2:]) for unit in units], dim=2)
         self.projected[layer] = out
         return out
 
@@ -151,8 +150,8 @@ class Variants:
         return _taken(streams, index[:, 0]).unflatten(1, reads.shape)
 
     def _streams(
-        self, receivers: Sequence[int], absent: Float[Tensor, "token d_model"], tokens: Tensor | None = None
-    ) -> tuple[Float[Tensor, "stream token d_model"], Int[np.ndarray, "circuit receiver"]]:
+        self, receivers: Sequence[int], absent: Float[Tensor, "_ d_model"], tokens: Tensor | None = None
+    ) -> tuple[Float[Tensor, "stream _ d_model"], Int[np.ndarray, "circuit receiver"]]:
         """Return the different streams that some receivers read, and which of them each reads in each circuit."""
         mixing = Mixing.of(self.masks[:, :, receivers], self.stale)
         absent = absent if tokens is None else absent[tokens]

@@ -1,0 +1,28 @@
+"""What tests of circuits share: opened machines and random circuits."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from crosspatch.circuits.graph import Graph
+from crosspatch.circuits.machine import Machine
+from crosspatch.circuits.opening import edge_sweep, graph_of
+from crosspatch.models.model import Model
+from crosspatch.tasks import Task
+
+
+@contextmanager
+def machine_of(
+    model: Model, task: Task, *, places: Sequence[str] = (), metric: str = "logit_diff"
+) -> Iterator[Machine]:
+    """Open a machine for all pairs of a task."""
+    sweep = edge_sweep(model, task, graph_of(model, places), [metric])
+    with sweep.machine(range(len(task.pairs))) as machine:
+        yield machine
+
+
+def random_masks(graph: Graph, *shares: float, seed: int = 0) -> np.ndarray:
+    """Return circuits that keep a share of the edges each, drawn at random."""
+    rng = np.random.default_rng(seed)
+    return np.stack([graph.full() & (rng.random(graph.shape) < share) for share in shares])
