@@ -1,6 +1,6 @@
 """The runs of some pairs, opened for estimates: what the source run has, and the base run's changed part on tape."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from crosspatch.engine.local import Local
 from crosspatch.engine.readout import Scorer
 from crosspatch.engine.writing import CARRIER
 from crosspatch.models.blocks import at_least_single
+from crosspatch.models.hooks import Visit
 from crosspatch.models.model import Model
 from crosspatch.models.packed import Past
 from crosspatch.models.runs import Bench, Run, Running, past_of, run_lanes
@@ -60,13 +61,22 @@ class Opened:
         with torch.enable_grad():
             return self.recorder.record(layer, self.streams[layer], kinds=self.kinds, attended=self.attended)
 
-    def forward(self, entering: Tensor, *, keep: bool) -> None:
-        """Run the blocks from a stream that enters the first; `keep` their tapes, or only the streams between them."""
-        self.streams, self.tapes = [entering], {}
-        for layer in range(self.bench.anatomy.layers):
+    def forward(
+        self, entering: Tensor, *, keep: bool, first: int = 0, writes: Mapping[str, Visit] | None = None
+    ) -> None:
+        """Run the blocks from a stream that enters block `first`; `keep` their tapes, or only the streams between them.
+
+        `writes` act in that first block.
+        """
+        self.streams, self.tapes = [*self.streams[:first], entering], {}
+        for layer in range(first, self.bench.anatomy.layers):
             with torch.set_grad_enabled(keep):
                 tape = self.recorder.record(
-                    layer, self.streams[-1], kinds=self.kinds if keep else (), attended=keep and self.attended
+                    layer,
+                    self.streams[-1],
+                    kinds=self.kinds if keep else (),
+                    attended=keep and self.attended,
+                    writes=writes if layer == first else None,
                 )
             if keep:
                 self.tapes[layer] = tape

@@ -97,6 +97,15 @@ class State:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What the clean run's senders add beyond absence, compactly: heads as scaled outputs, not yet in the stream."""
+
+    embedded: Float[Tensor, "token d_model"]
+    heads: Sequence[Tensor]
+    mlps: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
 class Machine:
     """Two runs of some pairs, opened for running circuits. `tokens_of[g]` are the tokens of each place of the graph."""
 
@@ -108,7 +117,8 @@ class Machine:
     scorer: Scorer
     maps: Sequence[Maps]
     absent: Absent
-    clean: State
+    change: Change
+    projected: Sequence[Mapping[str, Tensor]]
     tokens_of: Sequence[Int[Tensor, " token"]]
 
     @property
@@ -125,6 +135,21 @@ class Machine:
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
         return self.lane.run.stream[0].dtype
+
+    @cached_property
+    def clean(self) -> State:
+        """The run with all edges: the clean run."""
+        valid = np.ones(len(self.graph.receivers), dtype=bool)
+        return State(self.graph.full(), valid, self.sent_at(slice(None)), self.projected)
+
+    def sent_at(self, tokens: slice | Int[Tensor, " token"]) -> Float[Tensor, "sender _ d_model"]:
+        """Return what the clean run's senders add beyond absence at some tokens."""
+        found = [self.change.embedded[tokens]]
+        for layer, maps in enumerate(self.maps):
+            heads = self.change.heads[layer][tokens].chunk(self.graph.heads, -1)
+            found += [maps.writes(part, head) for head, part in enumerate(heads)]
+            found.append(self.change.mlps[layer][tokens])
+        return torch.stack(found)
 
     @cached_property
     def reads(self) -> Int[Tensor, "pair read"]:
@@ -153,10 +178,15 @@ def open_machine(
     past = [past_of(this.base, layer) if anatomy.packed else None for layer in range(anatomy.layers)]
     widths = {kind: this.base.seen[kind][0].shape[-1] for kind in PROJECTED}
     maps = [_checked(model, this.base, lane, layer) for layer in range(anatomy.layers)]
-    opening = _Opening(model, graph, lane, maps)
+    opening = _Opening(model, lane, maps)
     absent = opening.absent(this.written) if is_run else opening.built(this.written)
-    inside, clean = Inside(this.bench, past, widths), opening.clean(this.base, absent)
-    return Machine(model, graph, inside, lane, this.local, this.scorer, maps, absent, clean, places)
+    change = opening.change(this.base, absent)
+    projected = [
+        {kind: units_of(anatomy, kind, opening.at(this.base, kind, layer)) for kind in PROJECTED}
+        for layer in range(anatomy.layers)
+    ]
+    inside = Inside(this.bench, past, widths)
+    return Machine(model, graph, inside, lane, this.local, this.scorer, maps, absent, change, projected, places)
 
 
 def at_tokens(values: Float[Tensor, "pair pos width"], lane: Running) -> Float[Tensor, "token width"]:
@@ -175,7 +205,6 @@ class _Opening:
     """Turns whole runs into what the machine needs of them, token by token."""
 
     model: Model
-    graph: Graph
     lane: Running
     maps: Sequence[Maps]
 
@@ -209,20 +238,14 @@ class _Opening:
             stream = after + mlps[layer]
         return Absent(attention, mid, stream, heads, mlps, is_run=False)
 
-    def clean(self, base: Run, absent: Absent) -> State:
-        """Return the run with all edges: the clean run."""
-        embedded, (heads, mlps) = self.stream(base, 0), self.sent(base)
-        sent = [embedded - absent.attention[0]]
-        for layer, each in enumerate(self.maps):
-            change = (heads[layer] - absent.heads[layer]).chunk(self.graph.heads, -1)
-            sent += [each.writes(part, head) for head, part in enumerate(change)]
-            sent.append(mlps[layer] - absent.mlps[layer])
-        anatomy = self.model.anatomy
-        projected = [
-            {kind: units_of(anatomy, kind, self.at(base, kind, layer)) for kind in PROJECTED}
-            for layer in range(len(self.maps))
-        ]
-        return State(self.graph.full(), np.ones(len(self.graph.receivers), dtype=bool), torch.stack(sent), projected)
+    def change(self, base: Run, absent: Absent) -> Change:
+        """Return what the clean run adds beyond absence."""
+        heads, mlps = self.sent(base)
+        return Change(
+            self.stream(base, 0) - absent.attention[0],
+            [own - without for own, without in zip(heads, absent.heads, strict=True)],
+            [own - without for own, without in zip(mlps, absent.mlps, strict=True)],
+        )
 
 
 def units_of(anatomy: Anatomy, kind: str, wide: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows unit d_head"]:

@@ -27,6 +27,11 @@ class Into:
         out = read @ self.weight[:, start:stop]
         return out if self.bias is None else out + self.bias[start:stop]
 
+    def back(self, slopes: Float[Tensor, "token unit d_head"]) -> Float[Tensor, "unit token d_model"]:
+        """Pull gradients of each unit's projection back to what attention reads, unit by unit."""
+        weight = self.weight.unflatten(1, slopes.shape[1:]).permute(1, 2, 0)
+        return slopes.transpose(0, 1) @ weight.to(slopes.dtype)
+
 
 @dataclass(frozen=True)
 class Maps:

@@ -93,6 +93,7 @@ class Sweep:
     halvings: int = 0
     cuts: Cuts = field(init=False)
     opener: ClassVar[str] = "crosspatch.engine.shipping:open_job"  # opens it in another process
+    tracked: bool = False  # whether calls on an opened pass may be differentiated
     first: int | None = None  # the block that processes which run packs of their own begin at, in step
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -270,7 +271,7 @@ class Sweep:
             with self.timed("reference"):
                 self.means = Means.of(self.model, self.pools, self.kinds)
         base_lane = self.lane("base", numbers)
-        with workbench(self.model, base_lane.prompts) as bench:
+        with workbench(self.model, base_lane.prompts, tracked=self.tracked) as bench:
             with self.timed("runs"):
                 base, source, written = self._runs(bench, base_lane, local)
                 scorer = self._scorer(local, base, source)

@@ -93,13 +93,16 @@ class Inside:
         return out
 
     def mlp(
-        self, layer: int, hidden: Float[Tensor, "token d_model"], segments: Sequence[Segment]
+        self, layer: int, hidden: Float[Tensor, "token d_model"], segments: Sequence[Segment], *, until: str = "mlp.out"
     ) -> Float[Tensor, "token d_model"]:
-        """Return what the MLP adds to the stream when it (its norm) reads `hidden`; attention adds nothing."""
+        """Return what the MLP adds to the stream when it (its norm) reads `hidden`; attention adds nothing.
+
+        `until="mlp.in"` returns what its norm makes of `hidden`.
+        """
         point = self.bench.anatomy.points["attn.out"]
         silent = [(point, torch.zeros_like)] if self.bench.anatomy.sequential else []
         with self._muted(layer):
-            return self._until("mlp.out", layer, hidden, segments, visits=silent)
+            return self._until(until, layer, hidden, segments, visits=silent)
 
     @contextmanager
     def _muted(self, layer: int) -> Iterator[None]:
