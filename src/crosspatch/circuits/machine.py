@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from crosspatch.circuits.graph import Graph
@@ -107,7 +107,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Machine:
-    """Two runs of some pairs, opened for running circuits. `tokens_of[g]` are the tokens of each place of the graph."""
+    """Two runs of some pairs, opened for running circuits. `tokens_of[g]` are the tokens of each place of the graph.
+
+    `ends` are the metrics of the clean and the corrupt run.
+    """
 
     model: Model
     graph: Graph
@@ -115,11 +118,17 @@ class Machine:
     lane: Running
     local: Local
     scorer: Scorer
+    ends: tuple[Float32[Tensor, "metric pair"], Float32[Tensor, "metric pair"]]
     maps: Sequence[Maps]
     absent: Absent
     change: Change
     projected: Sequence[Mapping[str, Tensor]]
     tokens_of: Sequence[Int[Tensor, " token"]]
+
+    @property
+    def before(self) -> Float32[Tensor, "metric pair"]:
+        """The metrics of the clean run."""
+        return self.ends[0]
 
     @property
     def layers(self) -> int:
@@ -186,7 +195,20 @@ def open_machine(
         for layer in range(anatomy.layers)
     ]
     inside = Inside(this.bench, past, widths)
-    return Machine(model, graph, inside, lane, this.local, this.scorer, maps, absent, change, projected, places)
+    return Machine(
+        model=model,
+        graph=graph,
+        inside=inside,
+        lane=lane,
+        local=this.local,
+        scorer=this.scorer,
+        ends=(this.before, this.after),
+        maps=maps,
+        absent=absent,
+        change=change,
+        projected=projected,
+        tokens_of=places,
+    )
 
 
 def at_tokens(values: Float[Tensor, "pair pos width"], lane: Running) -> Float[Tensor, "token width"]:

@@ -27,6 +27,11 @@ class Into:
         out = read @ self.weight[:, start:stop]
         return out if self.bias is None else out + self.bias[start:stop]
 
+    def each(self, read: Float[Tensor, "unit token d_model"]) -> Float[Tensor, "token unit d_head"]:
+        """Project each unit's own reading to that unit."""
+        out = (read @ self.weight.unflatten(1, (len(read), -1)).permute(1, 0, 2)).transpose(0, 1)
+        return out if self.bias is None else out + self.bias.unflatten(0, (len(read), -1))
+
     def back(self, slopes: Float[Tensor, "token unit d_head"]) -> Float[Tensor, "unit token d_model"]:
         """Pull gradients of each unit's projection back to what attention reads, unit by unit."""
         weight = self.weight.unflatten(1, slopes.shape[1:]).permute(1, 2, 0)
