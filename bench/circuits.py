@@ -13,7 +13,8 @@ same weights (random), prompts and answers. All numbers are compared with plain 
 - faithfulness: the peer's own call, or its idiom, for the share of the metric that the circuit keeps.
 
 Units are plain forwards of the same batch: the peer's own model as it is, and the transformers module in the same
-process. TransformerLens takes one pair at a time and scores edges at each position; it is timed once, on one pair.
+process; "cpu" counts the process's own work alone, which other work on the machine disturbs less than the clock on the
+wall. TransformerLens takes one pair at a time and scores edges at each position; it is timed once, on one pair.
 """
 
 import argparse
@@ -32,9 +33,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuits_child import CLOCKS, turns
 from crosspatch.circuits.circuit import prune, top_edges
 from crosspatch.circuits.graph import Graph
-from crosspatch.engine.measure import in_turns, ratio
+from crosspatch.engine.measure import ratio
 from crosspatch.models.model import Model
 from crosspatch.tasks import Task
 from edges import ByHand, Edges
@@ -47,6 +49,7 @@ HERE = Path(__file__).resolve().parent
 PEERS = {"auto-circuit": "auto-circuit", "circuitkit": "circuitkit", "transformer-lens": "peers"}  # to environments
 SINGLE = ("transformer-lens",)  # peers that take one pair at a time
 GPT2 = [name for name, shape in SHAPES.items() if shape.family == "gpt2"]
+Spent = Mapping[str, Mapping[str, Sequence[float]]]  # seconds of each repetition, by way and clock
 JOBS = ("eap", "masked", "masked again", "faithfulness")
 PLAIN = "plain"
 # Largest difference of numbers that count as equal: relative to the largest score of edges to the same kind of
@@ -144,7 +147,7 @@ def own(model: Model, asked: Question, repeat: int) -> list[dict[str, Any]]:
     """Run the jobs here, in turns with plain forwards."""
     runs = {job: partial(run, model, asked) for job, run in OURS.items()}
     found = {job: run() for job, run in runs.items()}  # which warms up, too
-    spent = in_turns({PLAIN: partial(plain, model, ids(asked.task, "clean")), **runs}, repeat, model.device)
+    spent = turns({PLAIN: partial(plain, model, ids(asked.task, "clean")), **runs}, repeat)
     return [row("crosspatch", asked, job, error_of(asked, job, found[job]), spent) for job in runs]
 
 
@@ -219,18 +222,22 @@ def rows_of(peer: str, asked: Question, told: dict[str, Any], arrays: Mapping[st
     found |= {job: arrays[job] for job in ("masked", "masked again") if job in arrays}
     share = asked.share if peer == "auto-circuit" else None
     return [
-        row(peer, asked, job, error_of(asked, job, found[job], share), told["seconds"])
+        row(peer, asked, job, error_of(asked, job, found[job], share), told["spent"])
         | {"forwards": told["forwards"][job]}
         for job in JOBS
         if job in told["forwards"]
     ]
 
 
-def row(peer: str, asked: Question, job: str, error: float, spent: dict[str, list[float]]) -> dict[str, Any]:
+def row(peer: str, asked: Question, job: str, error: float, spent: Spent) -> dict[str, Any]:
     """Describe one job: seconds, and how many plain forwards they are; numbers that differ get no units."""
     where = {"peer": peer, "texts": asked.texts, "pairs": len(asked.task.pairs), "edges": int(asked.kept.sum())}
     same = error <= SAME[job]
-    units = {unit: per(spent[job], spent[unit]) if same else None for unit in ("forward", PLAIN) if unit in spent}
+    units = {
+        unit: {clock: per(spent[job][clock], spent[unit][clock]) for clock in CLOCKS}
+        for unit in ("forward", PLAIN)
+        if unit in spent and same
+    }
     return where | {"job": job, "difference": error, "same": same, "seconds": spent[job], "units": units}
 
 
@@ -240,15 +247,15 @@ def per(seconds: Sequence[float], unit: Sequence[float]) -> float:
 
 
 def compared(peer: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the ratios to the same job here: of seconds, and of plain forwards of the same module in each process."""
+    """Add ratios to the same job here: of seconds, and of plain forwards of the same module in each process."""
     here = {(one["texts"], one["pairs"], one["job"]): one for one in ours if one["same"]}
     found = []
     for one in peer:
         own_one = here.get((one["texts"], one["pairs"], one["job"]))
         direct = chained = None
         if own_one and one["same"]:
-            direct = median(one["seconds"]) / median(own_one["seconds"])
-            chained = one["units"][PLAIN] / own_one["units"][PLAIN]
+            direct = median(one["seconds"]["wall"]) / median(own_one["seconds"]["wall"])
+            chained = {clock: one["units"][PLAIN][clock] / own_one["units"][PLAIN][clock] for clock in CLOCKS}
         found.append(one | {"direct": direct, "chained": chained})
     return found
 
@@ -260,12 +267,13 @@ def line(row: Mapping[str, Any]) -> str:
     if not row["same"]:
         return f"{where}: other numbers (difference {row['difference']:.1e})"
     names = {"forward": "of its own forwards", PLAIN: "plain forwards"}
-    told = [f"{spread(row['seconds'])} s"]
-    told += [f"{value:.3g} {names[unit]}" for unit, value in row["units"].items()]
+    told = [f"{spread(row['seconds']['wall'])} s"]
+    told += [f"{each['wall']:.3g} {names[unit]} (cpu {each['cpu']:.3g})" for unit, each in row["units"].items()]
     if row.get("forwards"):
         told.append(f"{row['forwards']} made")
     if row.get("direct") is not None:
-        told.append(f"{factor(row['direct'])} ours (chained {factor(row['chained'])})")
+        wall, cpu = (factor(row["chained"][clock]) for clock in CLOCKS)
+        told.append(f"{factor(row['direct'])} ours (chained {wall}, cpu {cpu})")
     return f"{where}: {', '.join(told)}, difference {row['difference']:.0e}"
 
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from edges import Edges
 
 Run = Callable[[], Any]
+# The second counts this process's own work, on all threads: what a busy machine leaves comparable.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -360,25 +362,31 @@ def counting(module: torch.nn.Module) -> Iterator[list[int]]:
 def measured(peer: Any, ways: Ways, module: Any, clean: Tensor, repeat: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run each way once, for its result and its forwards, then all in turns; slow ways are timed in that one run."""
     runs = {"plain": partial(forward, lambda ids: module(ids, use_cache=False).logits, clean), **ways.runs}
-    results, calls, spent = {}, {}, {way: [] for way in runs}
+    results, calls, first = {}, {}, {}
     for way, run in runs.items():
         with counting(peer.counted) as count:
-            seconds, results[way] = timed(run)
+            first[way], results[way] = timed(run)
         calls[way] = count[0]
-        if way in ways.once:
-            spent[way].append(seconds)
+    spent = turns({way: run for way, run in runs.items() if way not in ways.once}, repeat)
+    spent |= {way: {clock: [first[way][clock]] for clock in CLOCKS} for way in ways.once}
+    return results, {"spent": spent, "forwards": {way: calls[way] for way in ways.runs if way != "forward"}}
+
+
+def turns(runs: dict[str, Run], repeat: int) -> dict[str, dict[str, list[float]]]:
+    """Time each way once, then each again, `repeat` times; give seconds by way and clock."""
+    spent: dict[str, dict[str, list[float]]] = {way: {clock: [] for clock in CLOCKS} for way in runs}
     for _ in range(repeat):
         for way, run in runs.items():
-            if way not in ways.once:
-                spent[way].append(timed(run)[0])
-    return results, {"seconds": spent, "forwards": {way: calls[way] for way in ways.runs if way != "forward"}}
+            for clock, seconds in timed(run)[0].items():
+                spent[way][clock].append(seconds)
+    return spent
 
 
-def timed(run: Run) -> tuple[float, Any]:
-    """Return a call's seconds and result."""
-    began = time.perf_counter()
+def timed(run: Run) -> tuple[dict[str, float], Any]:
+    """Return a call's seconds by each clock, and its result."""
+    began = {clock: read() for clock, read in CLOCKS.items()}
     result = run()
-    return time.perf_counter() - began, result
+    return {clock: read() - began[clock] for clock, read in CLOCKS.items()}, result
 
 
 def write(path: Path, ways: Ways, results: dict[str, Any], plain: Tensor) -> None:
@@ -403,9 +411,9 @@ def main(request_path: str, answer_path: str) -> None:
         file = f"{request['peer']}-{number}.npz"
         write(Path(answer_path).with_name(file), ways, results, results["forward"][:, -1])
         recovered = ways.recovered(results["faithfulness"])
-        told.append({"file": file, "recovered": recovered, "setting": setting, **found})
+        told.append({"file": file, "recovered": recovered, "setting": setting["wall"], **found})
     versions = {name: version(name) for name in dict.fromkeys((kind.package, "transformer-lens", "transformers"))}
-    answer = {"versions": versions, "loading": loading, "edges": int(edges.allowed.sum()), "cases": told}
+    answer = {"versions": versions, "loading": loading["wall"], "edges": int(edges.allowed.sum()), "cases": told}
     Path(answer_path).write_text(json.dumps(answer), encoding="utf-8")
 
 

@@ -133,6 +133,14 @@ def test_a_circuit_keeps_its_share(script, tiny):
     assert one.metrics[1] == pytest.approx(expected, abs=1e-4)
 
 
+def clocks(seconds):
+    """The processor's seconds are half of those on the wall for a plain forward, and the same elsewhere."""
+    return {
+        way: {"wall": spent, "cpu": [each / 2 for each in spent] if way == "plain" else spent}
+        for way, spent in seconds.items()
+    }
+
+
 def told(one, *, wrong=0.0):
     """What a peer's script answers."""
     seconds = {"plain": [1.0, 2.0], "forward": [2.0, 4.0], "eap": [8.0, 20.0], "masked": [3.0, 6.0]}
@@ -140,7 +148,7 @@ def told(one, *, wrong=0.0):
     forwards = {"eap": 2, "masked": 2, "faithfulness": 6}
     names = one.edges.names(one.edges.allowed)
     arrays = {"edges": np.array(names), "scores": one.scores[one.edges.allowed], "masked": one.logits + wrong}
-    return {"seconds": seconds, "forwards": forwards, "recovered": one.recovered}, arrays
+    return {"spent": clocks(seconds), "forwards": forwards, "recovered": one.recovered}, arrays
 
 
 def test_a_peers_jobs_are_told_in_forwards(script, tiny):
@@ -148,18 +156,17 @@ def test_a_peers_jobs_are_told_in_forwards(script, tiny):
     circuits, one = script("circuits"), asked(script, tiny)
     rows = circuits.rows_of("circuitkit", one, *told(one))
     assert [row["job"] for row in rows] == ["eap", "masked", "faithfulness"]
-    assert [row["units"] for row in rows] == [
-        {"forward": 4.5, "plain": 9.0},
-        {"forward": 1.5, "plain": 3.0},
-        {"forward": 10.0, "plain": 20.0},
-    ]
-    spent = {"plain": [1.0, 1.0], "eap": [2.0, 2.0], "masked": [1.0, 1.0]}
+    wall = [{unit: each["wall"] for unit, each in row["units"].items()} for row in rows]
+    assert wall == [{"forward": 4.5, "plain": 9.0}, {"forward": 1.5, "plain": 3.0}, {"forward": 10.0, "plain": 20.0}]
+    assert [row["units"]["plain"]["cpu"] for row in rows] == [18.0, 6.0, 40.0]
+    spent = clocks({"plain": [1.0, 1.0], "eap": [2.0, 2.0], "masked": [1.0, 1.0]})
     ours = [circuits.row("crosspatch", one, job, 0.0, spent) for job in ("eap", "masked")]
     first, second, third = circuits.compared(rows, ours)
-    assert (first["direct"], first["chained"]) == (7.0, 4.5)
-    assert (second["direct"], second["chained"]) == (4.5, 3.0)
+    assert (first["direct"], first["chained"]) == (7.0, {"wall": 4.5, "cpu": 4.5})
+    assert (second["direct"], second["chained"]) == (4.5, {"wall": 3.0, "cpu": 3.0})
     assert third["direct"] is None
-    assert "4.5 of its own forwards, 9 plain forwards, 2 made, 7.0× ours (chained 4.5×)" in circuits.line(first)
+    words = "4.5 of its own forwards (cpu 4.5), 9 plain forwards (cpu 18), 2 made, 7.0× ours (chained 4.5×, cpu 4.5×)"
+    assert words in circuits.line(first)
 
 
 def test_a_peer_with_other_numbers_gets_no_ratio(script, tiny):
@@ -168,8 +175,8 @@ def test_a_peer_with_other_numbers_gets_no_ratio(script, tiny):
     answer, arrays = told(one, wrong=one.reach)
     rows = circuits.rows_of("auto-circuit", one, answer, arrays)
     assert [row["same"] for row in rows] == [True, False, False]
-    assert rows[1]["units"] == {"forward": None, "plain": None}
-    here = [circuits.row("crosspatch", one, "masked", 0.0, {"plain": [1.0], "masked": [1.0]})]
+    assert rows[1]["units"] == {}
+    here = [circuits.row("crosspatch", one, "masked", 0.0, clocks({"plain": [1.0], "masked": [1.0]}))]
     assert circuits.compared(rows, here)[1]["direct"] is None
     assert "other numbers" in circuits.line(rows[1])
 
