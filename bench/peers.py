@@ -31,8 +31,7 @@ from machine import describe
 from shapes import SHAPES, TEXTS, Build, make_task, open_shape
 
 HERE = Path(__file__).resolve().parent
-ENVIRONMENT = HERE / "envs" / "peers"
-REQUIREMENTS = HERE / "requirements-peers.txt"
+ENVIRONMENTS = HERE / "envs"
 PEERS = ("transformer-lens", "nnsight", "pyvene")
 
 
@@ -78,17 +77,21 @@ class EstimateCase:
     selection: str
 
 
-def python() -> Path:
-    """Return the peers' own python, after making their environment if it is missing or out of date."""
-    binary, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed.txt"
-    wanted = REQUIREMENTS.read_text(encoding="utf-8")
+def python(name: str = "peers") -> Path:
+    """Return the peers' own python, after making their environment if it is missing or out of date.
+
+    The environment `name` has what requirements-`name`.txt lists.
+    """
+    environment, requirements = ENVIRONMENTS / name, HERE / f"requirements-{name}.txt"
+    binary, stamp = environment / "bin" / "python", environment / "installed.txt"
+    wanted = requirements.read_text(encoding="utf-8")
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return binary
-    print(f"installing the peers into {ENVIRONMENT.relative_to(HERE.parent)} (minutes, once) …", flush=True)
-    venv.create(ENVIRONMENT, with_pip=True)
+    print(f"installing {name} into {environment.relative_to(HERE.parent)} (minutes, once) …", flush=True)
+    venv.create(environment, with_pip=True)
     # Torch goes first, so that no peer's own requirement picks another build of it.
     torch = next(line for line in wanted.splitlines() if line.startswith("torch=="))
-    for what in ([torch], ["-r", str(REQUIREMENTS)]):
+    for what in ([torch], ["-r", str(requirements)]):
         subprocess.run([str(binary), "-m", "pip", "install", "--quiet", *what], check=True)
     stamp.write_text(wanted, encoding="utf-8")
     return binary

@@ -54,11 +54,22 @@ TINY = {
     "intermediate_size": 64,
     "initializer_range": 0.3,
 }
+GPT2_TINY = {
+    "vocab_size": 200,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 SHAPES = {
     "gpt2-small": Shape("gpt2", {"n_layer": 12}, "n_layer"),
     "gemma-270m": Shape("gemma3_text", GEMMA),
     "llama-8b": Shape("llama", LLAMA),
     "tiny": Shape("llama", TINY),
+    "gpt2-tiny": Shape("gpt2", GPT2_TINY, "n_layer"),
 }
 
 
