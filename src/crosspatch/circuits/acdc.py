@@ -92,6 +92,7 @@ class Search:
     steps: list[Step] = field(default_factory=list)
     passed: int = 0  # edges of the order that are decided
     noted: int = 0  # steps that are in the notes
+    began: float = float("nan")  # the loss with all edges
 
     def __post_init__(self) -> None:
         self.mask: Mask = self.graph.full()
@@ -112,13 +113,12 @@ class Search:
         Raises:
             NotFinite: the metric is not a number in some run.
         """
-        current = self._replay()
-        state = self.gauge.machine.clean.copy()
+        state, full = self.gauge.machine.clean.copy(), self.graph.full()
+        self.began = float(self._losses(self.gauge.measure(state, full[None]))[0])
+        current = self._replay(self.began)
         if self.steps:
             variants, _ = self.gauge.variants(state, self.mask[None])
             variants.adopt(0)
-        if current is None:
-            current = float(self._losses(self.gauge.measure(state, self.mask[None]))[0])
         width = FIRST if self.rule.speculate else 1
         while self.passed < len(self.order):
             before, guess = self.passed, self._guess(width)
@@ -200,9 +200,9 @@ class Search:
             self.notes.append(self.noted, columns)
             self.noted = len(self.steps)
 
-    def _replay(self) -> float | None:
-        """Take over the tests that were noted before; return the loss after them, if there were any."""
-        current, numbers = None, {edge: number for number, edge in enumerate(self.order)}
+    def _replay(self, current: float) -> float:
+        """Take over the tests that were noted before; return the loss after them."""
+        numbers = {edge: number for number, edge in enumerate(self.order)}
         rows = self.notes.read()
         for _, unit in by_unit(rows) if rows else ():
             for flat, loss, kept in zip(

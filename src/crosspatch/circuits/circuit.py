@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,33 @@ def top_edges(
     included = np.zeros(flat.shape, dtype=bool)
     included[order[:count]] = True
     return included.reshape(graph.shape)
+
+
+def greedy_edges(
+    graph: Graph, scores: Float[np.ndarray, "place receiver sender"], count: int, *, absolute: bool
+) -> Bool[np.ndarray, "place receiver sender"]:
+    """Grow a circuit from the logits: each time the best edge into a node that is in it (Hanna et al. 2024).
+
+    Edges without a score come last. Fewer than `count` edges come back only where the graph has no more.
+    """
+    keys = np.where(np.isnan(scores), -np.inf, np.abs(scores) if absolute else scores)
+    included = np.zeros(graph.shape, dtype=bool)
+    heap: list[tuple[float, tuple[int, int, int]]] = []
+    reached = np.zeros(len(graph.receivers), dtype=bool)
+
+    def reach(receivers: np.ndarray) -> None:
+        for receiver in receivers[~reached[receivers]]:
+            reached[receiver] = True
+            for place in range(graph.rooms):
+                for sender in np.flatnonzero(graph.allowed[receiver]):
+                    edge = (place, int(receiver), int(sender))
+                    heappush(heap, (-float(keys[edge]), edge))
+
+    reach(np.flatnonzero(~graph.feeds.any(1)))
+    for _ in range(count):
+        if not heap:
+            break
+        _, edge = heappop(heap)
+        included[edge] = True
+        reach(np.flatnonzero(graph.feeds[:, edge[2]]))
+    return included

@@ -59,4 +59,3 @@ def _without(gauge: Gauge, edges: Int[np.ndarray, "edge 3"]) -> Float[np.ndarray
     masks = np.repeat(graph.full()[None], len(edges), axis=0)
     masks[np.arange(len(edges)), *edges.T] = False
     return gauge.measure(gauge.machine.clean, masks)[0]
-

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crosspatch.circuits.graph import Graph
 from crosspatch.circuits.machine import KINDS, Machine, open_machine
+from crosspatch.circuits.method import Method
 from crosspatch.core.errors import BadInput
 from crosspatch.engine import Ablation, Options
 from crosspatch.engine.patching import Question, prepare
@@ -28,6 +29,7 @@ class EdgeSweep(Sweep):
     """The runs that circuits are run between: clean as base, and what stands in the place of absent edges."""
 
     graph: Graph = field(default_factory=lambda: Graph(0, 0, 0))
+    method: Method | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,6 +38,15 @@ class EdgeSweep(Sweep):
     def bytes_per_pair(self) -> int:
         """Return the memory that a pair holds: its runs, and what every sender adds at each token."""
         return super().bytes_per_pair() + 4 * max(self.extents.lengths) * self.model.anatomy.d_model * self.graph.nodes
+
+    def how(self) -> str:
+        """Say what sets this search apart from others of the same pairs."""
+        return f"circuit {self.graph.places} {self.method}"
+
+    @property
+    def plain_options(self) -> Options:
+        """The options without the journal, which belongs to the search itself."""
+        return replace(self.options, journal=None)
 
     @property
     def room(self) -> int:
@@ -51,6 +62,8 @@ class EdgeSweep(Sweep):
             NotProved: what heads add cannot be told apart.
         """
         with self.opened(numbers) as this:
+            for store, values in ((self.base, this.before), (self.source, this.after)):
+                store[:, list(numbers)] = values.cpu().numpy()
             lane = self.changed(this.bench, numbers)
             places = self.places(lane, numbers)
             is_run = self.ablation is None or self.ablation.by == "resample"

@@ -63,7 +63,6 @@ class Trainer:
     how: Training
     gates: Tensor
     spread: Callable[[Tensor], Tensor]
-    sign: float
     gap: float
     step: int = 0
 
@@ -81,7 +80,7 @@ class Trainer:
             NotFinite: it is not a number.
         """
         pairs = torch.arange(len(self.machine.local.numbers), device=self.gates.device)
-        clean = self.machine.before
+        clean = self.machine.before[0]
         values = self.machine.scorer(soft_run(self.machine, weights)[0], pairs)[0]
         found = ((values - clean).abs() / self.gap).mean()
         if not bool(torch.isfinite(found)):

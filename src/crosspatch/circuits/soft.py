@@ -11,9 +11,7 @@ from crosspatch.models.blocks import at_least_single
 from crosspatch.models.inside import PROJECTED
 
 
-def soft_run(
-    machine: Machine, weights: Float[Tensor, "place receiver sender"]
-) -> Float[Tensor, "1 pair read d_model"]:
+def soft_run(machine: Machine, weights: Float[Tensor, "place receiver sender"]) -> Float[Tensor, "1 pair read d_model"]:
     """Return the final stream at the positions read; an edge of weight w carries w · current + (1 − w) · absent."""
     graph = machine.graph
     rows = graph.heads + 2 * graph.kv_heads + 1
