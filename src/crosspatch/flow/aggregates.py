@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -17,7 +17,6 @@ from crosspatch.flow.walk import KINDS
 if TYPE_CHECKING:
     import pandas as pd
 
-By = Literal["weight", "importance", "flow"]
 BY = ("weight", "importance", "flow")
 MOST = 12  # components in a shell
 FEWEST = 2  # prompts that an interval needs
@@ -131,7 +130,7 @@ class Contrast:
         return min(self.first.shape[1], self.second.shape[1]) >= FEWEST
 
 
-def components(found: Routes, *, by: By = "weight") -> Components:
+def components(found: Routes, *, by: str = "weight") -> Components:
     """Add up the edges of each component on each prompt's route.
 
     Raises:
@@ -150,7 +149,7 @@ def components(found: Routes, *, by: By = "weight") -> Components:
     return Components(found.components, values, by, found.model, found.task)
 
 
-def _totals(route: Route, by: By) -> dict[str, float]:
+def _totals(route: Route, by: str) -> dict[str, float]:
     """Add up a route's edges by component, the stream's own apart."""
     ends = np.stack([route.edges[name] for name in ("kind", "layer", "unit")])
     distinct, place = np.unique(ends, axis=1, return_inverse=True)
@@ -160,7 +159,7 @@ def _totals(route: Route, by: By) -> dict[str, float]:
 
 
 def contrast(
-    first: Routes | Components, second: Routes | Components, *, paired: bool = False, by: By = "weight"
+    first: Routes | Components, second: Routes | Components, *, paired: bool = False, by: str = "weight"
 ) -> Contrast:
     """Subtract the importance of components in one set of prompts from that in another (Ferrando & Voita 2024).
 
