@@ -1,4 +1,4 @@
-"""What routes are asked for: edges, summed heads, tables, files, importance over data sets, contrasts, planted truth."""
+"""What routes are asked for: edges, summed heads, tables, files, sums over data sets, contrasts, planted truth."""
 
 import json
 

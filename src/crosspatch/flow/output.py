@@ -41,7 +41,7 @@ class Output:
         Raises:
             NotProved: no scale per token makes one of the other.
         """
-        factor = torch.ones_like(written) if self.gain is None else self.gain * self._scale(written, added)
+        factor = torch.ones_like(written) if self.gain is None else _held(self.gain, written, added)
         missed = float((factor * written - added).abs().max()) if written.numel() else 0.0
         if not missed <= tolerance * max(float(added.abs().max()) if added.numel() else 0.0, 1e-30):
             raise NotProved(
@@ -50,11 +50,12 @@ class Output:
             )
         return factor
 
-    def _scale(self, written: Rows, added: Rows) -> Float[Tensor, "*row 1"]:
-        """Fit each token's scale by least squares."""
-        shape = (self.gain * written).double()
-        size = (shape * shape).sum(-1, keepdim=True).clamp_min(1e-300)
-        return ((added.double() * shape).sum(-1, keepdim=True) / size).to(written.dtype)
+
+def _held(gain: Float[Tensor, " d_model"], written: Rows, added: Rows) -> Rows:
+    """Return gain times each token's own scale, fitted by least squares."""
+    shape = (gain * written).double()
+    size = (shape * shape).sum(-1, keepdim=True).clamp_min(1e-300)
+    return gain * ((added.double() * shape).sum(-1, keepdim=True) / size).to(written.dtype)
 
 
 def output_of(block: nn.Module, anatomy: Anatomy) -> Output:

@@ -201,7 +201,9 @@ class Routes(Sequence[Route]):
             edges, nodes = (_split(arrays, what, columns) for what, columns in (("edges", EDGE), ("nodes", NODE)))
             rows = zip(meta["tokens"], meta["ends"], edges, nodes, strict=True)
             found = tuple(Route(tuple(t), end, e, n, meta["sequential"]) for t, end, e, n in rows)
-            return cls(found, **{name: meta[name] for name in META} | {"components": tuple(meta["components"])})
+            fields: dict[str, Any] = {name: meta[name] for name in META}
+            fields["components"] = tuple(fields["components"])
+            return cls(found, **fields)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFile(f"{str(folder)!r} holds no saved routes ({error} is missing or damaged).") from None
 
