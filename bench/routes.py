@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crosspatch.engine.measure import in_turns, ratio
-from crosspatch.flow import Route, full_graph, routes
+from crosspatch.flow import Route, Routes, full_graph, routes
 from crosspatch.flow.proximity import EPSILON
 from crosspatch.flow.reading import read
 from crosspatch.models.model import Model
@@ -66,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     errors: dict[int, float] = {}
     for length in given.lengths:
         prompts = _prompts(model, given, length)
-        errors[length] = error_of(model, prompts, given.threshold)
-        rows += measure(model, prompts, length, given)
+        found, measured = measure(model, prompts, length, given)
+        errors[length] = error_of(found)
+        rows += measured
     Console(width=110).print(table(f"{model.name}, {given.prompts} prompts, threshold {given.threshold:g}", rows))
     settings = vars(given) | {"out": given.out.name}
     document = {**describe(given), "settings": settings, "rows": [asdict(row) for row in rows], "errors": errors}
@@ -90,22 +91,29 @@ def _prompts(model: Model, given: argparse.Namespace, length: int) -> list[list[
     return torch.randint(3, model.vocab_size, (given.prompts, length), generator=draw).tolist()
 
 
-def measure(model: Model, prompts: list[list[int]], length: int, given: argparse.Namespace) -> list[Row]:
-    """Time all ways in turns."""
+def measure(
+    model: Model, prompts: list[list[int]], length: int, given: argparse.Namespace
+) -> tuple[dict[str, Routes], list[Row]]:
+    """Time all ways in turns; return what was found, and the rows."""
+    found: dict[str, Routes] = {}
+
+    def kept(way: str, **how: str) -> None:
+        found[way] = (full_graph if way == FULL else routes)(model, prompts, threshold=given.threshold, **how)
+
     ways = {FORWARD: partial(forward, model, prompts)}
-    ways |= {w: partial(routes, model, prompts, threshold=given.threshold, prune=p) for w, p in PRUNED.items()}
-    ways |= {FULL: partial(full_graph, model, prompts, threshold=given.threshold)}
-    ways |= {PUBLISHED: partial(published, model, prompts)}
-    found = {way: run() for way, run in ways.items()}
+    ways |= {way: partial(kept, way, prune=prune) for way, prune in PRUNED.items()}
+    ways |= {PUBLISHED: partial(published, model, prompts), FULL: partial(kept, FULL)}
+    for way in (FORWARD, ROUTES):
+        ways[way]()  # whatever is made once
     spent = in_turns(ways, given.repeat, model.device)
-    plain = median(spent[FORWARD])
-    rows = []
+    plain, rows = median(spent[FORWARD]), []
     for way, seconds in spent.items():
-        told = None if way in (FORWARD, PUBLISHED) else list(found[way])
-        nodes = told and sum(int((route.nodes["evaluated"] + route.nodes["skipped"] > 0).sum()) for route in told)
-        parts = told and sum(int(route.nodes["evaluated"].sum()) for route in told)
-        rows.append(Row(length, way, seconds, ratio(seconds, spent[ROUTES]), median(seconds) - plain, nodes, parts))
-    return rows
+        told = list(found.get(way, ()))
+        nodes = sum(int((route.nodes["evaluated"] + route.nodes["skipped"] > 0).sum()) for route in told)
+        parts = sum(int(route.nodes["evaluated"].sum()) for route in told)
+        apart = median(seconds) - plain
+        rows.append(Row(length, way, seconds, ratio(seconds, spent[ROUTES]), apart, nodes or None, parts or None))
+    return found, rows
 
 
 def forward(model: Model, prompts: list[list[int]]) -> None:
@@ -138,10 +146,9 @@ def published(model: Model, prompts: list[list[int]]) -> list[torch.Tensor]:
     return found
 
 
-def error_of(model: Model, prompts: list[list[int]], threshold: float) -> float:
+def error_of(found: dict[str, Routes]) -> float:
     """Return how far importances on the routes are from the full graph's; infinite where edges differ."""
-    every = full_graph(model, prompts, threshold=threshold)
-    pairs = zip(routes(model, prompts, threshold=threshold), every, strict=True)
+    pairs = zip(found[ROUTES], found[FULL], strict=True)
     return max(_difference(_importances(route), _importances(whole)) for route, whole in pairs)
 
 

@@ -114,9 +114,9 @@ def test_pruning_changes_nothing(name, seed):
     )
     for one, two, three in zip(every, exact, route, strict=True):
         for name_, column in one.edges.items():
-            np.testing.assert_allclose(two.edges[name_], column, rtol=1e-6, atol=0)
+            np.testing.assert_allclose(two.edges[name_], column, rtol=1e-5, atol=0)
             if name_ != "importance":
-                np.testing.assert_allclose(three.edges[name_], column, rtol=1e-6, atol=0)
+                np.testing.assert_allclose(three.edges[name_], column, rtol=1e-5, atol=0)
         assert_bounds(one, three)
         skipped = [int(each.nodes["skipped"].sum()) for each in (one, two, three)]
         assert skipped[0] == 0 < skipped[1] <= skipped[2]
@@ -131,8 +131,8 @@ def assert_bounds(exact, bounded):
     slack = dict(zip(zip(*keys(bounded), strict=True), bounded.nodes["slack"], strict=True))
     ends = zip(bounded.edges["stage"], bounded.edges["target"], strict=True)
     high = bounded.edges["importance"] * (1 + np.array([slack[end] for end in ends]))
-    assert (bounded.edges["importance"] <= exact.edges["importance"] * (1 + 1e-6)).all()
-    assert (exact.edges["importance"] <= high * (1 + 1e-6)).all()
+    assert (bounded.edges["importance"] <= exact.edges["importance"] * (1 + 1e-5)).all()
+    assert (exact.edges["importance"] <= high * (1 + 1e-5)).all()
 
 
 def keys(route):

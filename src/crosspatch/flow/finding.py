@@ -38,7 +38,7 @@ def routes(
 
     `prompts` is a task (its clean prompts), texts, or token ids; `at` an index, or a name of the task's positions.
     `prune` says which parts need not be worked out: "none" of them; "exact", those whose bound proves proximity ε (no
-    number changes); "route", also those that cannot reach the threshold: edges and weights are the same, importances
+    number changes but by rounding); "route", also those that cannot reach the threshold: edges and weights are the same, importances
     are then lower bounds within the nodes' `slack`.
     Source: Ferrando and Voita 2024 (2403.00824), without counting value biases twice as their code does.
 
@@ -150,7 +150,7 @@ def _require(model: Model) -> None:
         )
 
 
-def _sequences(model: Model, asked: Asked) -> list[Sequence[int]]:
+def _sequences(model: Model, asked: Asked) -> list[tuple[int, ...]]:
     if isinstance(asked, str):
         raise BadInput(f"prompts={asked[:40]!r}: give a list of prompts, such as [{asked[:20]!r}], or a task.")
     given = [pair.clean for pair in asked.pairs] if isinstance(asked, Task) else list(asked)

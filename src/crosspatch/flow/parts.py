@@ -1,11 +1,13 @@
 """The parts of attention at some targets: each head's share of each source token, and its proximity to the sum.
 
-A part is α · (value_j W_O^h) ⊙ factor. Its proximity is at most sign(y) · part, which needs no part: the sign is pulled
-back through W_O once per target and multiplied with the values. That bound decides which parts are worked out at all.
+A part is α · (value_j W_O^h) ⊙ factor. Its proximity is sign(y) · part − 2 Σ_d max(0, sign(y_d) part_d − |y_d|). The
+first term needs no part: the sign is pulled back through W_O once per target and multiplied with the values. It is a
+bound that decides which parts are worked out at all; and of a small part only few entries can exceed those of the sum.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -15,7 +17,8 @@ from crosspatch.flow.output import Output
 from crosspatch.flow.proximity import EPSILON, proximity_of, sign_of
 from crosspatch.flow.reading import Reading
 
-CHUNK = 1 << 19  # numbers of parts that are worked out at once: what a processor's cache holds
+CHUNK = 1 << 18  # numbers of parts that are worked out at once: what a processor's cache holds
+FEW = (0, 16, 64, 256)  # entries of a part that are worked out, where no others can exceed those of the sum
 
 PerPart = Float[Tensor, "pair target head pos"]
 Marks = Bool[Tensor, "pair target head pos"]
@@ -156,8 +159,8 @@ class Judge:
         chosen = self.exists & ~sure
         if prune == "route":
             least = self.others.sum(-1) + EPSILON * self.exists.sum((2, 3))
-            chosen = chosen & (self.bound.double() > self.threshold * least[..., None, None])
-        known = self.proximities(chosen)
+            chosen = chosen & (self.bound > self.threshold * least[..., None, None])
+        known = self.whole(chosen) if prune == "none" else self.short(chosen)
         low, high = self.sums(known, chosen, sure)
         if prune == "route":
             # Sums of both kinds are rounded, so a decision within a millionth is no decision.
@@ -165,7 +168,7 @@ class Judge:
             floor, ceiling = self.threshold * low * (1 - 1e-6), self.threshold * high * (1 + 1e-6)
             open_still = ((every > floor[..., None]) & (every <= ceiling[..., None])).any(-1)
             more = self.exists & ~sure & ~chosen & open_still[..., None, None]
-            known, chosen = known + self.proximities(more), chosen | more
+            known, chosen = known + self.short(more), chosen | more
             low, high = self.sums(known, chosen, sure)
         parts = torch.where(sure, EPSILON, known)
         clipped = sure | (chosen & (known <= EPSILON))
@@ -180,14 +183,19 @@ class Judge:
         )
 
     @cached_property
-    def bound(self) -> PerPart:
-        """Return what no proximity exceeds: sign(y) · part, with room for rounding."""
-        weight, directions = self.heads.output.weight, sign_of(self.total) * self.heads.factor
-        pulled = torch.einsum("pnd,hcd->pnhc", directions, weight)
+    def towards(self) -> Float64[Tensor, "pair target head pos"]:
+        """Return sign(y) · part of every part, in double precision: what proximities are without what exceeds |y|."""
+        directions = (sign_of(self.total) * self.heads.factor).double()
+        pulled = torch.einsum("pnd,hcd->pnhc", directions, self.heads.output.weight.double())
+        return self.heads.pattern.double() * _products(pulled, self.heads.values.double())
+
+    @cached_property
+    def bound(self) -> Float64[Tensor, "pair target head pos"]:
+        """Return what no proximity exceeds: sign(y) · part, with room for the rounding of parts worked out."""
+        weight, values = self.heads.output.weight, self.heads.values
         size = torch.einsum("pnd,hcd->pnhc", self.heads.factor.abs(), weight.abs())
-        values, width = self.heads.values, weight.shape[1] + weight.shape[2]
-        rounding = torch.finfo(weight.dtype).eps * width
-        return self.heads.pattern * (_products(pulled, values) + rounding * _products(size, values.abs()))
+        rounding = torch.finfo(weight.dtype).eps * (weight.shape[1] + weight.shape[2])
+        return self.towards + rounding * self.heads.pattern * _products(size, values.abs())
 
     def sums(self, known: Float64[Tensor, "pair target head pos"], chosen: Marks, sure: Marks) -> tuple[Tensor, Tensor]:
         """Bound the sum of all proximities from what is known and the bounds of what is not."""
@@ -196,11 +204,11 @@ class Judge:
         unknown = rest & ~sure
         if not bool(unknown.any()):
             return low, low
-        more = torch.where(unknown, (self.bound.double() - EPSILON).clamp_min(0), 0.0)
+        more = torch.where(unknown, (self.bound - EPSILON).clamp_min(0), 0.0)
         return low, low + more.sum((2, 3))
 
-    def proximities(self, chosen: Marks) -> Float64[Tensor, "pair target head pos"]:
-        """Work out the proximities of the chosen parts; 0 elsewhere."""
+    def whole(self, chosen: Marks) -> Float64[Tensor, "pair target head pos"]:
+        """Work out the proximities of the chosen parts from all their entries; 0 elsewhere."""
         found = torch.zeros(chosen.shape, dtype=torch.float64, device=chosen.device)
         if not bool(chosen.any()):
             return found
@@ -212,3 +220,40 @@ class Judge:
             towards = self.heads.part(few, rows, index) * sign[pair, target]
             found[tuple(few.unbind(1))] = proximity_of(towards, size[pair, target])
         return found
+
+    def short(self, chosen: Marks) -> Float64[Tensor, "pair target head pos"]:
+        """Work out the same from as few entries of each part as can exceed those of the sum; 0 elsewhere.
+
+        Entry d of a part is at most α ‖v_j‖ · factor_d · max_h ‖W_O^h[:, d]‖, so each target's entries are put in the
+        order of how large a part must be to exceed them, and a part needs the first of these alone.
+        """
+        weight = self.heads.output.weight
+        largest = self.heads.factor.abs() * weight.norm(dim=1).amax(0)
+        reach, order = (self.total.abs() / largest.clamp_min(torch.finfo(weight.dtype).tiny)).sort(-1)
+        norms = self.heads.values.norm(dim=-1).repeat_interleave(self.heads.repeats, dim=1)
+        longest = (self.heads.pattern * norms[:, None] * (1 + 1e-4)).flatten(2).contiguous()
+        needed = torch.searchsorted(reach, longest, right=True).view(chosen.shape)
+        found = self.whole(chosen & (needed > FEW[-1]))
+        short = chosen & (needed <= FEW[-1])
+        found = torch.where(short, self.towards, found)
+        rows, index = self.heads.mapped((short & (needed > 0)).any(1))
+        for least, most in pairwise(FEW):
+            at = (short & (needed > least) & (needed <= most)).nonzero()
+            for few in at.split(max(1, CHUNK // most)):
+                found[tuple(few.unbind(1))] -= 2 * self.excess(few, rows, index, order[..., :most])
+        return torch.where(short, found.clamp_min(EPSILON), found)
+
+    def excess(
+        self,
+        at: Int[Tensor, "part 4"],
+        rows: Float[Tensor, "row d_model"],
+        index: Int[Tensor, "pair head pos"],
+        order: Int[Tensor, "pair target entry"],
+    ) -> Float64[Tensor, " part"]:
+        """Add up by how much some entries of parts exceed those of the sum."""
+        pair, target, head, source = at.unbind(1)
+        entries = order[pair, target]
+        signed, size = sign_of(self.total) * self.heads.factor, self.total.abs()
+        here = signed.gather(2, order)[pair, target] * self.heads.pattern[pair, target, head, source, None]
+        parts = rows[index[pair, head, source][:, None], entries] * here
+        return (parts - size.gather(2, order)[pair, target]).clamp_min(0).sum(-1).double()
