@@ -6,15 +6,16 @@
 
 Ways, each from token ids to edges: one plain forward of the model's own module, the unit; `routes` with each kind of
 pruning; `full_graph`, which works out every part of every token as `routes` does, batched; and the published scheme,
-the tensor [target, source, head, d_model] of a layer and its proximities at once, layer by layer. "Apart from the
-forward" is a way's median less that of the plain forward. Ways run in turns; a ratio is the median over repetitions of
-a way's seconds over those of `routes`. Routes must be the same, edge by edge, as the full graph's edges over the
-threshold at the nodes on the route; otherwise the exit status is 3.
+the tensor [target, source, head, d_model] of a layer and its proximities at once, layer by layer. "Apart" are the
+median CPU seconds less those of the plain forward. Ways run in turns; a ratio is the median over repetitions of a way's
+seconds over those of `routes`. On a shared machine CPU seconds, of all threads, say more. Routes must be the same, edge
+by edge, as the full graph's edges over the threshold at the nodes on the route; otherwise the exit status is 3.
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -46,12 +47,14 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Row:
-    """One way at one length: seconds in each repetition, times those of `routes`, and what it worked out."""
+    """One way at one length: seconds in each repetition, CPU seconds too, times those of `routes`, its work."""
 
     length: int
     way: str
     seconds: list[float]
+    cpu: list[float]
     ratio: float
+    cpu_ratio: float
     apart: float
     nodes: int | None
     parts: int | None
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found, measured = measure(model, prompts, length, given)
         errors[length] = error_of(found)
         rows += measured
-    Console(width=110).print(table(f"{model.name}, {given.prompts} prompts, threshold {given.threshold:g}", rows))
+    Console(width=140).print(table(f"{model.name}, {given.prompts} prompts, threshold {given.threshold:g}", rows))
     settings = vars(given) | {"out": given.out.name}
     document = {**describe(given), "settings": settings, "rows": [asdict(row) for row in rows], "errors": errors}
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -105,14 +108,22 @@ def measure(
     ways |= {PUBLISHED: partial(published, model, prompts), FULL: partial(kept, FULL)}
     for way in (FORWARD, ROUTES):
         ways[way]()  # whatever is made once
-    spent = in_turns(ways, given.repeat, model.device)
-    plain, rows = median(spent[FORWARD]), []
+    cpu: dict[str, list[float]] = {way: [] for way in ways}
+
+    def metered(way: str) -> None:
+        began = time.process_time()
+        ways[way]()
+        cpu[way].append(time.process_time() - began)
+
+    spent = in_turns({way: partial(metered, way) for way in ways}, given.repeat, model.device)
+    plain, rows = median(cpu[FORWARD]), []
     for way, seconds in spent.items():
         told = list(found.get(way, ()))
         nodes = sum(int((route.nodes["evaluated"] + route.nodes["skipped"] > 0).sum()) for route in told)
         parts = sum(int(route.nodes["evaluated"].sum()) for route in told)
-        apart = median(seconds) - plain
-        rows.append(Row(length, way, seconds, ratio(seconds, spent[ROUTES]), apart, nodes or None, parts or None))
+        ratios = ratio(seconds, spent[ROUTES]), ratio(cpu[way], cpu[ROUTES])
+        apart = median(cpu[way]) - plain
+        rows.append(Row(length, way, seconds, cpu[way], *ratios, apart, nodes or None, parts or None))
     return found, rows
 
 
@@ -166,11 +177,12 @@ def _difference(route: dict, every: dict) -> float:
 
 def table(title: str, rows: Sequence[Row]) -> Table:
     """Lay all rows out."""
-    headers = ("tokens", "way", "seconds", "× routes", "apart from the forward", "nodes", "parts")
+    headers = ("tokens", "way", "seconds", "× routes", "CPU seconds", "× routes", "apart", "nodes", "parts")
     out = make_table(title, headers, left=2)
     for row in rows:
         counts = ["" if count is None else f"{count:,}" for count in (row.nodes, row.parts)]
-        out.add_row(str(row.length), row.way, spread(row.seconds), factor(row.ratio), f"{row.apart:.3g}", *counts)
+        times = spread(row.seconds), factor(row.ratio), spread(row.cpu), factor(row.cpu_ratio), f"{row.apart:.3g}"
+        out.add_row(str(row.length), row.way, *times, *counts)
     return out
 
 

@@ -38,8 +38,8 @@ def routes(
 
     `prompts` is a task (its clean prompts), texts, or token ids; `at` an index, or a name of the task's positions.
     `prune` says which parts need not be worked out: "none" of them; "exact", those whose bound proves proximity ε (no
-    number changes but by rounding); "route", also those that cannot reach the threshold: edges and weights are the same, importances
-    are then lower bounds within the nodes' `slack`.
+    number changes but by rounding); "route", also those that cannot reach the threshold: edges and weights are the
+    same, importances are then lower bounds within the nodes' `slack`.
     Source: Ferrando and Voita 2024 (2403.00824), without counting value biases twice as their code does.
 
     Raises:
