@@ -10,13 +10,14 @@ import pytest
 import crosspatch
 import crosspatch.attribution
 import crosspatch.engine
+import crosspatch.flow
 import crosspatch.lenses
 import crosspatch.models
 import crosspatch.referee
 import crosspatch.report
 
 LAZY = [
-    *(crosspatch, crosspatch.engine, crosspatch.models),
+    *(crosspatch, crosspatch.engine, crosspatch.flow, crosspatch.models),
     *(crosspatch.attribution, crosspatch.lenses, crosspatch.referee, crosspatch.report),
 ]
 

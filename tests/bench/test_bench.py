@@ -145,6 +145,19 @@ def run(*options):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
+def test_routes_are_timed_and_checked(script, tmp_path, capsys):
+    """Top-down, with each kind of pruning, against the full graph, whose importances are the same."""
+    out, timed = tmp_path / "routes.json", script("routes")
+    timed.main(["--shape", "tiny", "--lengths", "7", "--prompts", "2", "--repeat", "1", "--out", str(out)])
+    told = json.loads(out.read_text())
+    assert [row["way"] for row in told["rows"]] == [timed.FORWARD, *timed.PRUNED, timed.PUBLISHED, timed.FULL]
+    parts = {row["way"]: row["parts"] for row in told["rows"]}
+    assert parts[timed.FULL] == 2 * 3 * 4 * 7 * 8 // 2
+    assert parts[timed.FULL] > parts["routes, no pruning"] >= parts[timed.ROUTES]
+    assert max(told["errors"].values()) < 1e-4
+    assert "× routes" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 def test_a_quick_run_measures_everything(tmp_path):
     """One run on a tiny model: equal numbers in each case, memory, growth, the machine, tables and JSON."""

@@ -46,7 +46,8 @@ class Run:
     `stream[l]` is the residual stream entering block l `[pair, pos, d_model]`, the last one leaving the last block;
     `keys`, `values` are `[pair, kv, pos, d_head]` a layer; `seen[kind][l]` is `[pair, pos, width]`;
     `patterns[l]` is `[pair, head, query, key]`. `queries[l]` `[pair, head, pos, d_head]` and `turned[l]`
-    `[pair, kv, pos, d_head]` are the queries and keys that attention multiplies, behind rotary embeddings and norms.
+    `[pair, kv, pos, d_head]` are the queries and keys that attention multiplies, behind rotary embeddings and norms;
+    `kernels[l]` is the call of the longest prompts' attention without its tensors: module, mask and settings.
     """
 
     stream: list[Tensor]
@@ -54,6 +55,7 @@ class Run:
     values: list[Tensor] = field(default_factory=list)
     queries: dict[int, Tensor] = field(default_factory=dict)
     turned: dict[int, Tensor] = field(default_factory=dict)
+    kernels: dict[int, Attended] = field(default_factory=dict)
     seen: dict[str, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
     patterns: dict[int, Tensor] = field(default_factory=dict)
 
@@ -257,6 +259,8 @@ class Running:
                 pairs, width = self.run.stream[0].shape[:2]
                 kept[layer] = new.new_zeros(pairs, new.shape[1], width, new.shape[-1])
             kept[layer][segment.pairs.to(new.device), :, span] = new
+        none = seen.query.new_empty(0)  # segments come by length, the longest last
+        self.run.kernels[layer] = replace(seen, query=none, key=none, value=none, out=none)
 
     def keep_pattern(self, layer: int, segment: Segment, pattern: Tensor) -> None:
         """Store a segment's attention pattern."""
