@@ -9,6 +9,7 @@ import pytest
 
 import crosspatch
 import crosspatch.attribution
+import crosspatch.circuits
 import crosspatch.engine
 import crosspatch.flow
 import crosspatch.lenses
@@ -17,7 +18,7 @@ import crosspatch.referee
 import crosspatch.report
 
 LAZY = [
-    *(crosspatch, crosspatch.engine, crosspatch.flow, crosspatch.models),
+    *(crosspatch, crosspatch.circuits, crosspatch.engine, crosspatch.flow, crosspatch.models),
     *(crosspatch.attribution, crosspatch.lenses, crosspatch.referee, crosspatch.report),
 ]
 

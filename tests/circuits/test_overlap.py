@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from crosspatch.circuits.circuit import Circuit
 from crosspatch.circuits.graph import CircuitEdge, Graph
-from crosspatch.circuits.overlap import Shared, log_hypergeometric_tail, overlap
+from crosspatch.circuits.overlap import Shared, compare_circuits, log_hypergeometric_tail
 from crosspatch.core.errors import BadInput
 from crosspatch.sites import Site
 
@@ -73,7 +73,7 @@ def test_overlap_of_two_circuits():
     """Two edges of three and of four are shared; three senders (embedding, a head, an MLP) of seven are in each."""
     one = circuit((EMBED, OUT), (HEAD, OUT), (MLP0, OUT))
     other = circuit((EMBED, OUT), (HEAD, OUT), (MLP0, Site("mlp.in", 1)), (EMBED, Site("attn.q", 1, 0)))
-    found = overlap(one, other)
+    found = compare_circuits(one, other)
     assert found.edges == Shared(3, 4, 2, GRAPH.size)
     assert found.nodes == Shared(3, 3, 3, 7)
     assert found.nodes.p == pytest.approx(1 / comb(7, 3))
@@ -83,20 +83,20 @@ def test_overlap_of_two_circuits():
 
 def test_places_count_apart_as_edges_and_once_as_nodes():
     graph = Graph(2, 2, 1, places=("S", "end"))
-    found = overlap(circuit((EMBED, OUT, "S"), graph=graph), circuit((EMBED, OUT, "end"), graph=graph))
+    found = compare_circuits(circuit((EMBED, OUT, "S"), graph=graph), circuit((EMBED, OUT, "end"), graph=graph))
     assert found.edges == Shared(1, 1, 0, 2 * GRAPH.size)
     assert found.nodes == Shared(1, 1, 1, 7)
 
 
 def test_empty_circuits_have_no_shares():
-    found = overlap(circuit(), circuit((EMBED, OUT)))
+    found = compare_circuits(circuit(), circuit((EMBED, OUT)))
     assert isnan(found.edges.of_first)
     assert found.edges.of_second == 0
     assert found.edges.p == 1
-    assert isnan(overlap(circuit(), circuit()).edges.jaccard)
-    assert "Jaccard –" in str(overlap(circuit(), circuit()))
+    assert isnan(compare_circuits(circuit(), circuit()).edges.jaccard)
+    assert "Jaccard –" in str(compare_circuits(circuit(), circuit()))
 
 
 def test_two_graphs_are_refused():
     with pytest.raises(BadInput, match="two graphs"):
-        overlap(circuit(), circuit(graph=Graph(1, 1, 1)))
+        compare_circuits(circuit(), circuit(graph=Graph(1, 1, 1)))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from crosspatch.circuits.circuit import Circuit, top_edges
 from crosspatch.circuits.graph import CircuitEdge, Graph
-from crosspatch.circuits.recovery import Roc, precision_at, ranking_roc, recall_at, recovery, sweep_recovery
+from crosspatch.circuits.recovery import Roc, precision_at, ranking_roc, recall_at, sweep_recovery
 from crosspatch.core.errors import BadInput
 from crosspatch.sites import Site
 
@@ -99,8 +99,8 @@ def test_recovery_of_edges_ranks_only_edges_that_exist():
     scores[GRAPH.full()] = 0.5
     scores[reference.included] = -2
     found = Circuit(GRAPH, GRAPH.full(), scores)
-    assert recovery(found, reference).area == 1
-    assert recovery(found, reference, absolute=False).area == 0
+    assert recovery_of(found, reference).area == 1
+    assert recovery_of(found, reference, absolute=False).area == 0
 
 
 def test_recovery_of_nodes_takes_each_senders_best_edge():
@@ -110,7 +110,7 @@ def test_recovery_of_nodes_takes_each_senders_best_edge():
         scores[GRAPH.index(CircuitEdge(sender, OUT))] = score
     scores[GRAPH.index(CircuitEdge(EMBED, Site("mlp.in", 0)))] = 0.1
     reference = circuit((EMBED, OUT), (MLP0, OUT))
-    found = recovery(Circuit(GRAPH, GRAPH.full(), scores), reference, of="nodes")
+    found = recovery_of(Circuit(GRAPH, GRAPH.full(), scores), reference, of="nodes")
     assert found.fpr.tolist() == [0, 0, 0.2, 0.2, 1, 1]
     assert found.tpr.tolist() == [0, 0.5, 0.5, 1, 1, 1]
 
@@ -122,7 +122,7 @@ def test_a_sweep_over_all_thresholds_is_the_ranking():
         found.with_edges(top_edges(GRAPH, found.scores, count, absolute=True)) for count in range(1, GRAPH.size + 1)
     ]
     for of in ("edges", "nodes"):
-        one, other = sweep_recovery(sweep, reference, of=of), recovery(found, reference, of=of)
+        one, other = sweep_recovery(sweep, reference, of=of), recovery_of(found, reference, of=of)
         assert one.area == pytest.approx(other.area)
         assert one.pessimistic_area == pytest.approx(other.pessimistic_area)
 
@@ -134,7 +134,7 @@ def test_places_count_apart():
     included[graph.index(CircuitEdge(EMBED, OUT, "end"))] = True
     scores = np.zeros(graph.shape)
     scores[graph.index(CircuitEdge(EMBED, OUT, "S"))] = 1
-    points = recovery(Circuit(graph, included, scores), Circuit(graph, included))
+    points = recovery_of(Circuit(graph, included, scores), Circuit(graph, included))
     assert points.fpr[1:3].tolist() == [1 / (graph.size - 1), 1]
 
 
@@ -154,13 +154,13 @@ def test_precision_and_recall_at_k():
 def test_what_cannot_be_compared_is_refused():
     reference = circuit((EMBED, OUT))
     with pytest.raises(BadInput, match="two graphs"):
-        recovery(scored(graph=Graph(1, 1, 1)), reference)
+        recovery_of(scored(graph=Graph(1, 1, 1)), reference)
     with pytest.raises(BadInput, match="two graphs"):
         sweep_recovery([circuit(graph=Graph(1, 1, 1))], reference)
     with pytest.raises(BadInput, match="no scores to rank by"):
-        recovery(reference, reference)
+        recovery_of(reference, reference)
     with pytest.raises(BadInput, match="holds 0 of"):
-        recovery(scored(), circuit())
+        recovery_of(scored(), circuit())
     with pytest.raises(BadInput, match="holds 0 of"):
         sweep_recovery([reference], circuit())
     with pytest.raises(BadInput, match="nothing to recall"):

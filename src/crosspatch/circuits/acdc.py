@@ -21,7 +21,6 @@ from crosspatch.core.journal import Journal, Notes, by_unit
 
 Index = tuple[int, int, int]
 Mask = Bool[np.ndarray, "place receiver sender"]
-ORDERS = ("reverse", "forward")
 TIE = 1e-5  # of the gap between the runs: closer to the threshold than this, an edge is measured alone
 FIRST, WIDEST = 4, 128  # edges of the first batch, and of the widest
 

@@ -74,12 +74,12 @@ def prune(
     kept = included & graph.allowed
     feeds = graph.feeds
     while True:
-        any_place = kept.any(0)
-        heard = any_place.any(0)  # senders that somebody reads
-        fed = (feeds & any_place.any(1)[:, None]).any(0)  # senders with an input
+        somewhere: np.ndarray = np.any(kept, axis=0)
+        heard: np.ndarray = np.any(somewhere, axis=0)  # senders that somebody reads
+        fed: np.ndarray = np.any(feeds & somewhere.any(axis=-1)[:, None], axis=0)  # senders with an input
         fed[0] = True  # the embedding needs none
-        ends = ~feeds.any(1)  # the logits
-        leads = ends | (feeds & heard[None]).any(1)  # receivers whose node is read
+        # the logits, and inputs of nodes that are read
+        leads = ~feeds.any(axis=-1) | (feeds & heard[None]).any(axis=-1)
         slim = kept & (fed & heard)[None, None] & leads[None, :, None]
         if bool((slim == kept).all()):
             return slim

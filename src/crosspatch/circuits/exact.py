@@ -32,7 +32,7 @@ def leave_one_out(sweep: EdgeSweep, notes: Journal | Notes, count: Count) -> Flo
         for number, edges in left:
             lost = full[None] - _without(gauge, edges)
             flat = np.ravel_multi_index(tuple(edges.T), graph.shape)
-            notes.append(number, {"edge": flat, "lost": lost.sum(1, dtype=np.float64)})
+            notes.append(number, {"edge": np.asarray(flat), "lost": lost.sum(1, dtype=np.float64)})
             sweep.options.progress.advance(len(edges))
     rows, total = notes.read(), np.zeros(graph.shape)
     np.add.at(total.reshape(-1), rows["edge"], rows["lost"])

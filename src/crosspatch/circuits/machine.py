@@ -130,6 +130,19 @@ class Machine:
         """The metrics of the clean run."""
         return self.ends[0]
 
+    @cached_property
+    def reach(self) -> Bool[np.ndarray, "receiver sender"]:
+        """Whether what a receiver reads changes what a sender adds: its own node, or its layer's heads.
+
+        A norm behind attention has one scale for all heads, so that each of them hangs on what the others read.
+        """
+        found = self.graph.feeds.copy()
+        heads = np.array([site.layer if site.kind == "attn.head" else -1 for site in self.graph.senders])
+        for number, site in enumerate(self.graph.receivers):
+            if site.layer is not None and site.kind in PROJECTED and self.maps[site.layer].norm is not None:
+                found[number] = heads == site.layer
+        return found
+
     @property
     def layers(self) -> int:
         """Number of layers."""

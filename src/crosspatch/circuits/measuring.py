@@ -35,7 +35,7 @@ class Gauge:
     def room(self, known: State, masks: Masks) -> int:
         """Return how many such circuits fit into one pass beside a known run."""
         graph, machine = self.machine.graph, self.machine
-        slots = max(1, len(Stale.of(graph, known, masks).slots))
+        slots = max(1, len(Stale.of(machine.reach, known, masks).slots))
         # What stale senders add, and the streams of one layer's receivers with what norms make of them.
         token = machine.clean.sent.shape[-1] * 4 * (slots + 4 * (graph.heads + 2 * graph.kv_heads))
         return max(1, min(MOST, self.budget // (token * machine.tokens)))

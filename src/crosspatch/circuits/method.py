@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from crosspatch.circuits.acdc import ORDERS
 from crosspatch.core.errors import BadInput, UnknownName
 
 METHODS: Mapping[str, str] = MappingProxyType(
@@ -23,6 +22,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "routes": "information-flow routes",
     }
 )
+ORDERS = ("reverse", "forward")
 SELECTIONS = ("top", "greedy")
 SIZE = 0.05  # of the edges, unless a size is given
 

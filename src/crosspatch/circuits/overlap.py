@@ -71,7 +71,7 @@ class Overlap:
         return "\n".join(lines)
 
 
-def overlap(first: Circuit, second: Circuit) -> Overlap:
+def compare_circuits(first: Circuit, second: Circuit) -> Overlap:
     """Compare two circuits edge by edge and node by node.
 
     Raises:

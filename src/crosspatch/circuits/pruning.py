@@ -1,8 +1,8 @@
 """Learn masks: each edge (or node) gets a gate, and gates are trained to be few and to keep the metric.
 
 Gates are hard concrete (Louizos et al. 2018): stretched, clipped sigmoids of noise, exactly 0 or 1 most of the time.
-Edge masks are driven to a target size by a Lagrangian (Bhaskar et al. 2024, 2406.16778); node masks by a price per node,
-as in subnetwork probing (Cao et al. 2021, as Conmy et al. 2023 run it).
+Edge masks are driven to a target size by a Lagrangian (Bhaskar et al. 2024, 2406.16778); node masks by a price on open
+nodes, as in subnetwork probing (Cao et al. 2021, as Conmy et al. 2023 run it).
 """
 
 import math

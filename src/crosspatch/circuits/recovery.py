@@ -74,7 +74,7 @@ def ranking_roc(scores: Float[np.ndarray, " candidate"], truth: Bool[np.ndarray,
     return Roc.of((ends + 1 - hits[ends]) / negatives, hits[ends] / positives)
 
 
-def recovery(found: Circuit, reference: Circuit, *, of: Of = "edges", absolute: bool = True) -> Roc:
+def recovery_of(found: Circuit, reference: Circuit, *, of: Of = "edges", absolute: bool = True) -> Roc:
     """Return the ROC points of a circuit's scores against the edges or nodes of a reference.
 
     Candidates are all edges of the graph, or all senders; a sender's score is that of its best edge, so it is found

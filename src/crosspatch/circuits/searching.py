@@ -196,7 +196,7 @@ def gap_of(sweep: EdgeSweep) -> tuple[float, float]:
     Raises:
         BadInput: there is none.
     """
-    clean, corrupt = (np.nanmean(values[0], dtype=np.float64) for values in (sweep.base, sweep.source))
+    clean, corrupt = (float(np.nanmean(values[0])) for values in (sweep.base, sweep.source))
     gap = float(clean - corrupt)
     if abs(gap) < 1e-6 * max(abs(float(clean)), abs(float(corrupt)), 1e-6):
         raise BadInput(

@@ -50,6 +50,7 @@ def _heads(machine: Machine, layer: int, streams: Float[Tensor, "receiver token 
     maps, anatomy, copies = machine.maps[layer], machine.model.anatomy, Copies(machine.lane, len(streams))
     hidden = copies.packed(streams.to(machine.dtype))
     counts = [machine.graph.heads, machine.graph.kv_heads, machine.graph.kv_heads]
+    parts: dict[str, Tensor]
     if maps.into is None:
         found = machine.inside.projected(layer, hidden, copies.segments)
         wide = {kind: units_of(anatomy, kind, copies.apart(found[kind])) for kind in PROJECTED}

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from crosspatch.circuits.graph import Graph
 from crosspatch.circuits.machine import Copies, Machine, State, units_of
 from crosspatch.models.blocks import at_least_single
 from crosspatch.models.inside import PROJECTED
@@ -28,18 +27,26 @@ class Stale:
     slots: Mapping[int, int]
 
     @classmethod
-    def of(cls, graph: Graph, known: State, masks: Bool[np.ndarray, "circuit place receiver sender"]) -> "Stale":
-        """Follow changed edges down the graph, and from the logits back to what is read."""
-        changed = (masks != known.masks[None]).any((0, 1, 3)) | ~known.valid
-        read = masks.any((0, 1))
-        stale, needed = np.zeros(len(graph.senders), dtype=bool), np.zeros(len(graph.senders), dtype=bool)
-        wanted = ~graph.feeds.any(1)  # the logits
-        for number in range(len(graph.receivers)):
+    def of(
+        cls,
+        reach: Bool[np.ndarray, "receiver sender"],
+        known: State,
+        masks: Bool[np.ndarray, "circuit place receiver sender"],
+    ) -> "Stale":
+        """Follow changed edges down the graph, and from the logits back to what is read.
+
+        `reach` says what a receiver changes.
+        """
+        changed: np.ndarray = np.any(masks != known.masks[None], axis=(0, 1, 3)) | ~known.valid
+        read: np.ndarray = np.any(masks, axis=(0, 1))
+        stale, needed = np.zeros(reach.shape[1], dtype=bool), np.zeros(reach.shape[1], dtype=bool)
+        wanted: np.ndarray = ~np.any(reach, axis=-1)  # the logits
+        for number in range(len(reach)):
             changed[number] |= bool((read[number] & stale).any())
             if changed[number]:
-                stale |= graph.feeds[number]
-        for number in reversed(range(len(graph.receivers))):
-            wanted[number] |= bool((graph.feeds[number] & needed).any())
+                stale |= reach[number]
+        for number in reversed(range(len(reach))):
+            wanted[number] |= bool((reach[number] & needed).any())
             if wanted[number]:
                 needed |= read[number]
         computed = np.flatnonzero(stale & needed)
@@ -65,7 +72,7 @@ class Variants:
     @classmethod
     def of(cls, machine: Machine, known: State, masks: Bool[np.ndarray, "circuit place receiver sender"]) -> "Variants":
         """Set circuits up beside a known run."""
-        stale = Stale.of(machine.graph, known, masks)
+        stale = Stale.of(machine.reach, known, masks)
         sent = machine.clean.sent
         own = sent.new_empty(len(masks), len(stale.slots), *sent.shape[1:])
         return cls(machine, known, masks, stale, own)
@@ -114,10 +121,10 @@ class Variants:
         self.own[:, self.stale.slots[sender]] = adds if self._speaks(sender) else 0
 
     def _speaks(self, sender: int) -> bool:
-        """Whether a node may add more than in the absent run: if not, some edge leads into it."""
+        """Whether a node may add more than in the absent run: some edge leads into it."""
         if not self.machine.absent.is_run:
             return True
-        return bool(self.masks[:, :, self.machine.graph.feeds[:, sender]].any())
+        return bool(self.masks[:, :, self.machine.reach[:, sender]].any())
 
     def _projections(self, layer: int, receivers: Sequence[int]) -> dict[str, Float[Tensor, "circuit token _ _"]]:
         """Return queries, keys and values of all units: the stale ones from their own streams."""

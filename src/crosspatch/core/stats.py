@@ -57,11 +57,11 @@ def bootstrap_difference(
     The two sets of examples are drawn independently. NaN as in `bootstrap_mean`, for either set.
     """
     sets = [each.astype(np.float64) for each in (first, second)]
-    weights = [_resample_weights(each.shape[1], draws=draws, seed=seed + i) for i, each in enumerate(sets)]
+    weights = [resample_weights(each.shape[1], draws=draws, seed=seed + i) for i, each in enumerate(sets)]
     low, high = np.full(len(first), np.nan), np.full(len(first), np.nan)
     for part in _chunks(len(first)):
         means = [_weighted_means(each[part], drawn) for each, drawn in zip(sets, weights, strict=True)]
-        low[part], high[part] = _percentile_interval(means[0] - means[1], level)
+        low[part], high[part] = percentile_interval(means[0] - means[1], level)
     too_few = np.any([(~np.isnan(each)).sum(axis=1) < 2 for each in sets], axis=0)
     low[too_few] = high[too_few] = np.nan
     return low, high
