@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from crosspatch.circuits.circuit import Circuit, top_edges
 from crosspatch.circuits.graph import CircuitEdge, Graph
-from crosspatch.circuits.recovery import Roc, precision_at, ranking_roc, recall_at, sweep_recovery
+from crosspatch.circuits.recovery import Roc, precision_at, ranking_roc, recall_at, recovery_of, sweep_recovery
 from crosspatch.core.errors import BadInput
 from crosspatch.sites import Site
 

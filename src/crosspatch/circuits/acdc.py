@@ -207,13 +207,14 @@ class Search:
             for flat, loss, kept in zip(
                 unit["edge"].tolist(), unit["loss"].tolist(), unit["kept"].tolist(), strict=True
             ):
-                edge = tuple(int(i) for i in np.unravel_index(flat, self.graph.shape))
-                place = numbers[edge]
-                for skipped in self.order[self.passed : place]:
+                place, receiver, sender = (int(i) for i in np.unravel_index(flat, self.graph.shape))
+                edge: Index = place, receiver, sender
+                number = numbers[edge]
+                for skipped in self.order[self.passed : number]:
                     self.mask[skipped] = False
                 self.mask[edge] = bool(kept)
                 self.steps.append(Step(edge, loss, bool(kept)))
-                self.passed = place + 1
+                self.passed = number + 1
                 current = loss if not kept else current
         self.noted = len(self.steps)
         return current

@@ -48,7 +48,7 @@ class Circuit:
     @property
     def nodes(self) -> tuple[Site, ...]:
         """The senders with an edge to somewhere, in the order of a forward pass."""
-        used = self.included.any((0, 1))
+        used: np.ndarray = np.any(self.included, axis=(0, 1))
         return tuple(site for site, there in zip(self.graph.senders, used, strict=True) if there)
 
     def score(self, edge: CircuitEdge) -> float:
@@ -72,14 +72,15 @@ def prune(
     Attention carries tokens' values to later tokens, so a node counts as one over all places.
     """
     kept = included & graph.allowed
-    feeds = graph.feeds
+    feeds: np.ndarray = graph.feeds
+    ends: np.ndarray = ~np.any(feeds, axis=-1)  # the logits
     while True:
         somewhere: np.ndarray = np.any(kept, axis=0)
         heard: np.ndarray = np.any(somewhere, axis=0)  # senders that somebody reads
-        fed: np.ndarray = np.any(feeds & somewhere.any(axis=-1)[:, None], axis=0)  # senders with an input
+        reads: np.ndarray = np.any(somewhere, axis=-1)
+        fed: np.ndarray = np.any(feeds & reads[:, None], axis=0)  # senders with an input
         fed[0] = True  # the embedding needs none
-        # the logits, and inputs of nodes that are read
-        leads = ~feeds.any(axis=-1) | (feeds & heard[None]).any(axis=-1)
+        leads: np.ndarray = ends | np.any(feeds & heard[None], axis=-1)  # the logits, and inputs of nodes that are read
         slim = kept & (fed & heard)[None, None] & leads[None, :, None]
         if bool((slim == kept).all()):
             return slim

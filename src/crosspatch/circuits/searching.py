@@ -97,7 +97,7 @@ class Searching:
                 f"{max(map(len, self.sweep.cuts.chunks))} fit into the memory allowed. Take fewer pairs, or allow more "
                 "memory (Options(memory=…), --memory)."
             )
-        with self.sweep.machine(self.sweep.cuts.chunks[0]) as machine:
+        with self.sweep.machine(range(len(self.sweep.pairs))) as machine:
             yield machine
 
     @contextmanager
