@@ -94,18 +94,22 @@ class Measured:
 
 
 def measure(sweep: EdgeSweep, masks: Sequence[Bool[np.ndarray, "place receiver sender"]]) -> Measured:
-    """Run circuits on all pairs; the clean and the corrupt run are measured beside them.
+    """Run circuits on all pairs, beside the clean and the corrupt run.
 
-    `empty` is what is left without any edge: the corrupt run, or, with zeros or means in the place of absent edges,
-    a run of its own.
+    `empty` is what is left without any edge: the corrupt run, or, with zeros or means in the place of absent edges, a
+    run of its own.
     Raises:
         NotFinite: a metric is not a number.
     """
-    graph = sweep.graph
-    count, all_masks = Count(), np.stack([graph.full(), np.zeros(graph.shape, dtype=bool), *masks])
-    parts = []
+    count, parts, full, empty = Count(), [], [], []
+    none = np.zeros((1, *sweep.graph.shape), dtype=bool)
     for gauge in gauges(sweep, count):
-        parts.append(gauge.measure(gauge.machine.clean, all_masks))
-        sweep.options.progress.advance(len(gauge.machine.local.numbers))
-    values = np.concatenate(parts, axis=2)
-    return Measured(values[:, 2:], values[:, 0], values[:, 1], count.calls)
+        machine = gauge.machine
+        # Without any edge a run is the corrupt one, where that is what absent edges carry.
+        ends = [end.cpu().numpy() for end in machine.ends]
+        full.append(ends[0])
+        empty.append(ends[1] if sweep.ablation is None else gauge.measure(machine.clean, none)[:, 0])
+        parts.append(gauge.measure(machine.clean, np.stack(masks)))
+        sweep.options.progress.advance(len(machine.local.numbers))
+    joined = (np.concatenate(each, axis=-1) for each in (parts, full, empty))
+    return Measured(*joined, count.calls)
