@@ -132,10 +132,13 @@ def _scored(machine: Machine, slopes: Slopes, senders: range) -> Float[Tensor, "
         sent = machine.sent_at(tokens)
         for number, slope in enumerate(slopes.layers):
             layer = first + number
-            at = slice(layer * rows, (layer + 1) * rows)
-            before = 1 + (layer + 1) * (graph.heads + 1)
-            gradients = layer_gradients(machine, layer, slope, tokens)
-            _accumulate(out[:, at, :before], gradients, sent[:before], places[tokens])
+            row, before = layer * rows, 1 + layer * (graph.heads + 1)
+            for gradients in layer_gradients(machine, layer, slope, tokens):
+                # Of its own layer, at most the heads are read, by the MLP alone; what no edge stands for is left out.
+                seen = before if row < (layer + 1) * rows - 1 else before + graph.heads
+                at = slice(row, row + len(gradients))
+                _accumulate(out[:, at, :seen], gradients, sent[:seen], places[tokens])
+                row += len(gradients)
         _accumulate(out[:, -1:], slopes.final[None, tokens], sent, places[tokens])
     kept = torch.zeros(len(graph.senders), device=out.device)
     kept[senders.start : senders.stop] = 1

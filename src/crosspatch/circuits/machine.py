@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from crosspatch.circuits.graph import Graph
-from crosspatch.circuits.maps import Maps, check_maps, maps_of
+from crosspatch.circuits.maps import Maps, as_slice, check_maps, maps_of
 from crosspatch.engine.local import Local, Pass
 from crosspatch.engine.readout import Scorer
 from crosspatch.models.anatomy import Anatomy
@@ -290,4 +290,4 @@ class _Opening:
 def units_of(anatomy: Anatomy, kind: str, wide: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows unit d_head"]:
     """Split what a projection leaves into the units of a kind."""
     point = anatomy.points[kind]
-    return wide[..., point.columns(None)].unflatten(-1, (len(point.starts), point.width))
+    return wide[..., as_slice(point.columns(None))].unflatten(-1, (len(point.starts), point.width))

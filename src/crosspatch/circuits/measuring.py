@@ -111,5 +111,5 @@ def measure(sweep: EdgeSweep, masks: Sequence[Bool[np.ndarray, "place receiver s
         empty.append(ends[1] if sweep.ablation is None else gauge.measure(machine.clean, none)[:, 0])
         parts.append(gauge.measure(machine.clean, np.stack(masks)))
         sweep.options.progress.advance(len(machine.local.numbers))
-    joined = (np.concatenate(each, axis=-1) for each in (parts, full, empty))
-    return Measured(*joined, count.calls)
+    values, clean, without = (np.concatenate(each, axis=-1) for each in (parts, full, empty))
+    return Measured(values, clean, without, count.calls)
