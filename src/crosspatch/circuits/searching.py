@@ -116,7 +116,7 @@ class Searching:
         rule = Rule(how.threshold or 0.0, how.absolute, how.order, how.speculate)
         with self._journal() as journal, self._whole() as machine:
             sign, gap = gap_of(self.sweep)
-            search = Search(Gauge(machine, self.sweep.room, self.count), rule, sign, gap, journal)
+            search = Search(Gauge(machine, self.sweep.room, self.count), rule, -sign, gap, journal)
             resumed = False
             for passed in search.run():
                 self.sweep.options.progress.advance(passed if resumed else search.passed)
