@@ -124,6 +124,9 @@ def edge_sweep(
         )
     question = Question("embed", "noise", tuple(metrics), ablation)
     plain = prepare(model, task, question, options=options or Options())
+    for name in graph.places[:-1]:
+        for number, pair in enumerate(plain.pairs):
+            named_position(pair.names, name, number)
     given = (plain.model, plain.pairs, plain.sites, plain.metrics, plain.direction, plain.options, plain.corruption)
     return EdgeSweep(*given, ablation, graph=graph)
 
