@@ -108,6 +108,7 @@ class Searching:
             yield Notes(plan)
             return
         with Journal.open(folder, question_hash(self.sweep, self.task), plan=plan) as journal:
+            journal.begin()  # even a search that keeps its state elsewhere claims the folder for its question
             self.sweep.adopt(journal.plan["cuts"])
             yield journal
 
