@@ -126,7 +126,7 @@ class Machine:
     absent: Absent
     change: Change
     projected: Sequence[Mapping[str, Tensor]]
-    tokens_of: Sequence[Int[Tensor, " token"]]
+    tokens_of: Sequence[Int[Tensor, " _"]]
 
     @property
     def before(self) -> Float32[Tensor, "metric pair"]:
@@ -192,7 +192,7 @@ class Machine:
 
 
 def open_machine(
-    model: Model, graph: Graph, this: Pass, lane: Running, places: Sequence[Int[Tensor, " token"]], *, is_run: bool
+    model: Model, graph: Graph, this: Pass, lane: Running, places: Sequence[Int[Tensor, " _"]], *, is_run: bool
 ) -> Machine:
     """Set a machine up on the runs of a pass; `is_run`: what is written is from one run of the model.
 
