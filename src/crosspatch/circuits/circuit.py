@@ -92,9 +92,9 @@ class Circuit:
 
     def report(self, path: str | Path, score: "Scorecard | None" = None) -> Path:
         """Write one self-contained HTML page; give its path. Raises BadInput if it cannot be written."""
-        from crosspatch.report import circuit_content, write_circuit
+        from crosspatch.report import content_of_circuit, write_circuit
 
-        return write_circuit(circuit_content(self, score), path)
+        return write_circuit(content_of_circuit(self, score), path)
 
     def __repr__(self) -> str:
         return f"<Circuit: {self.size:,} of {self.graph.size:,} edges, {len(self.nodes):,} nodes>"

@@ -25,7 +25,7 @@ NOTES = {
 }
 
 
-def circuit_content(circuit: Circuit, score: Scorecard | None = None) -> CircuitContent:
+def content_of_circuit(circuit: Circuit, score: Scorecard | None = None) -> CircuitContent:
     """Put together what the page of a circuit shows, with its scores if there are any."""
     found = about(circuit)
     edges, scores, order = in_order(circuit)
