@@ -1,15 +1,16 @@
 """A circuit in words: how it was found, and what its scores say, in one sentence."""
 
 from collections.abc import Mapping
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from crosspatch.circuits.graph import CircuitEdge
-from crosspatch.draw import with_interval
 
 if TYPE_CHECKING:
+    from crosspatch.circuits.areas import Area
     from crosspatch.circuits.circuit import Circuit
     from crosspatch.circuits.scorecard import Scorecard
 
@@ -45,13 +46,19 @@ def finding(circuit: "Circuit", score: "Scorecard | None" = None) -> str:
         task = about(circuit).get("task")
         return f"{name}: {size}{f' for {task}' if task else ''}, not scored yet."
     told = score.settings.get("settings", {})
-    shares = [with_interval(area.value, area.low, area.high) for area in (score.faithfulness, score.rest)]
+    shares = [_share(area) for area in (score.faithfulness, score.rest)]
     ablated = told.get("regime", {}).get("direction") == "cut"
     alone, without = reversed(shares) if ablated else shares
     count = len(score.values)
     pairs = f"{count:,} {'held-out ' if held_out(circuit, score) else ''}pair{'' if count == 1 else 's'}"
     task = told.get("task") or "the behaviour"
     return f"{name}: {size} do {alone} of {task} on {pairs}; without them {without} is left."
+
+
+def _share(area: "Area") -> str:
+    """Write a share in hundredths: nobody reads more of it, and so near nothing is nothing."""
+    value, low, high = (f"{round(number, 2) + 0.0:.2f}" for number in (area.value, area.low, area.high))
+    return value if isnan(area.low) else f"{value} [{low}, {high}]"
 
 
 def in_order(circuit: "Circuit") -> tuple[tuple[CircuitEdge, ...], Float[np.ndarray, " edge"], str]:

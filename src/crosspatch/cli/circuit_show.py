@@ -56,7 +56,9 @@ def show(
         voice.document({"format": export[0], "path": written, "finding": circuit.finding(score)})
         voice.show(circuit.finding(score), f"{export[0]} → {written}")
         return
-    page = circuit.report(folder / PAGE, score) if report else None
+    page = folder / PAGE if (folder / PAGE).is_file() else None
+    if report:
+        page = circuit.report(folder / PAGE, score)
     voice.document(summary_of(circuit, score, top=top, folder=folder, report=page))
     voice.show(*circuit_text(circuit, score, top=top), *ending(circuit, score, folder, page))
     told = read_summary(folder)

@@ -34,7 +34,7 @@ def summary_of(circuit: "Circuit", score: "Scorecard | None", *, top: int = 10, 
         "of": circuit.graph.size,
         "nodes": len(circuit.nodes),
         "places": list(circuit.graph.places),
-        "passes": found.get("passes"),
+        "passes": found.get("passes") or None,  # gradients count none
         "seconds": found.get("seconds"),
         "finding": finding(circuit, score),
         "order": order,

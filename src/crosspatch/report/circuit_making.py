@@ -107,7 +107,9 @@ def _with_point(curve: CircuitCurve, size: int, point: tuple[float, float, float
 def _provenance(circuit: Circuit, told: Mapping[str, Any]) -> dict[str, Any]:
     made = dict(circuit.settings)
     if "settings" in made:
-        made["settings"] = {name: value for name, value in made["settings"].items() if name not in ("pairs", "plan")}
+        hidden = [name for name in ("passes", "circuits_run") if not made["settings"].get(name)]  # gradients count none
+        hidden += ["pairs", "plan"]
+        made["settings"] = {name: value for name, value in made["settings"].items() if name not in hidden}
     kept = ("task", "n", "metric", "regime", "device", "dtype", "passes", "seconds")
     scored = {name: told[name] for name in kept if name in told}
     return made | ({"scored": scored} if scored else {})
