@@ -123,7 +123,7 @@ class Machine:
     absent: Absent
     change: Change
     projected: Sequence[Mapping[str, Tensor]]
-    tokens_of: Sequence[Int[Tensor, " token"]]
+    tokens_of: Sequence[Int[Tensor, " _token"]]
 
     @property
     def before(self) -> Float32[Tensor, "metric pair"]:

@@ -74,7 +74,7 @@ class EdgeSweep(Sweep):
         starts = [self.extents.differ[n] for n in numbers] if self.model.anatomy.packed else None
         return Running.begin(bench, replace(self.lane("base", numbers), starts=starts), keys=False)
 
-    def places(self, lane: Running, numbers: Sequence[int]) -> list[Int[Tensor, " token"]]:
+    def places(self, lane: Running, numbers: Sequence[int]) -> list[Int[Tensor, " _token"]]:
         """Return the tokens of each place of the graph; without places, all tokens are one."""
         if not self.graph.places:
             return [torch.arange(lane.tokens)]
