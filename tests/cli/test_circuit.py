@@ -155,7 +155,19 @@ def test_score_a_file_of_eap_ig(found, document, call, tiny):
     """A circuit that went through EAP-IG's format scores as it did."""
     _, folder = found
     call("circuit", "show", folder, "--export", "eap-ig", "ioi.json")
-    less = (*FEW, "--seed", 3, "--random", 0, "--knockouts", 0, "--no-minimality", "--no-curve", "--metric", "logit_diff")
+    less = (
+        *FEW,
+        "--seed",
+        3,
+        "--random",
+        0,
+        "--knockouts",
+        0,
+        "--no-minimality",
+        "--no-curve",
+        "--metric",
+        "logit_diff",
+    )
     own = document("circuit", "score", folder, tiny, *less)["score"]
     read = document("circuit", "score", "ioi.json", tiny, *less)["score"]
     assert read["faithfulness"]["value"] == pytest.approx(own["faithfulness"]["value"], abs=1e-5)
@@ -232,14 +244,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input(case, found, call, document, tiny, here):
+def test_bad_input(case, found, call, tiny, here):
     """What cannot be done ends with exit code 2 and a line that helps; nothing is lost."""
     _, folder = found
     words, said = BAD[case]
     (here / "stranger").mkdir()
     (here / "cut.json").write_text('{"cfg": {"n_layers": 3')
     if "effects" in words:
-        document("patch", tiny, *FEW, "--sites", "mlp.out@end", "--no-report", "--out", "effects")
+        call("patch", tiny, *FEW, "--sites", "mlp.out@end", "--no-report", "--out", "effects")
     before = (folder / "arrays.safetensors").read_bytes()
     verb = () if words[0] in ("patch", "report") else ("circuit",)
     result = call(*verb, *({"TINY": tiny, "FOUND": folder}.get(word, word) for word in words))

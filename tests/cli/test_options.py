@@ -73,7 +73,11 @@ SURFACE = {
     | TASK
     | MACHINE
     | TALK,
-    "circuit compare": {"FIRST", "SECOND", "MODEL", "--metric", "--ablate", "--memory"} | LAYOUT | TASK | MACHINE | TALK,
+    "circuit compare": {"FIRST", "SECOND", "MODEL", "--metric", "--ablate", "--memory"}
+    | LAYOUT
+    | TASK
+    | MACHINE
+    | TALK,
     "circuit show": {"DIR", "--top", "--export", "--report", "--no-report"} | TALK,
     "lens": {"MODEL", "--heads", "--weighting", "--run", "--repeated", "--out"} | TASK | MACHINE | TALK,
     "sites": {"MODEL"} | MACHINE | TALK,

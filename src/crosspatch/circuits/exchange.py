@@ -98,7 +98,7 @@ def from_transformer_lens_edge(graph: Graph, edge: HookedEdge) -> CircuitEdge:
 
 
 def write_transformer_lens(circuit: Circuit, path: str | Path) -> Path:
-    """Write a circuit's edges by their TransformerLens names, with their scores (null for none), as JSON; give the path.
+    """Write a circuit's edges by their TransformerLens names, with scores (null for none), as JSON; give the path.
 
     Raises:
         BadInput: the file cannot be written.

@@ -189,7 +189,7 @@ class Machine:
 
 
 def open_machine(
-    model: Model, graph: Graph, this: Pass, lane: Running, places: Sequence[Int[Tensor, " token"]], *, is_run: bool
+    model: Model, graph: Graph, this: Pass, lane: Running, places: Sequence[Int[Tensor, " _token"]], *, is_run: bool
 ) -> Machine:
     """Set a machine up on the runs of a pass; `is_run`: what is written is from one run of the model.
 

@@ -98,4 +98,5 @@ def _scorecard(arrays: dict[str, np.ndarray], meta: _Meta) -> Scorecard:
 
 def _curve(arrays: dict[str, np.ndarray], name: str) -> FaithfulnessCurve:
     cpr, cmd = (Area(*map(float, row)) for row in arrays[f"curves.{name}.areas"])
-    return FaithfulnessCurve(*(arrays[f"curves.{name}.{part}"] for part in _POINTS), cpr, cmd)
+    points = {part: arrays[f"curves.{name}.{part}"] for part in _POINTS}
+    return FaithfulnessCurve(**points, cpr=cpr, cmd=cmd)

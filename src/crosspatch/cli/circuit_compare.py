@@ -97,7 +97,7 @@ def _shares(
     from crosspatch.core.stats import bootstrap_ratio
     from crosspatch.engine import Options
 
-    circuits = dict(zip(("first", "second"), pair, strict=True))
+    circuits = {"first": pair[0], "second": pair[1]}
     if overlap.edges.both:
         circuits["shared"] = pair[0].with_edges(overlap.included)
     found: dict[str, dict[str, float]] = {name: {} for name in circuits}

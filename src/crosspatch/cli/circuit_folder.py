@@ -106,7 +106,9 @@ def _refuse_other(folder: Path) -> None:
     what = what_in(folder)
     if what != CIRCUIT:
         held = "a run that is no circuit" if what else "other files"
-        raise BadInput(f"{folder} holds {held}: give another --out, or remove it first: crosspatch runs remove {folder}")
+        raise BadInput(
+            f"{folder} holds {held}: give another --out, or remove it first: crosspatch runs remove {folder}"
+        )
 
 
 def load_circuit_of(folder: Path) -> "Circuit":

@@ -52,10 +52,12 @@ class Side(StrEnum):
 
 By = Annotated[str, typer.Option("--by", metavar="METHOD", help=BY_HELP)]
 Threshold = Annotated[
-    float | None, typer.Option("--threshold", metavar="X", help="acdc: an edge goes if that costs less, in the metric's unit.")
+    float | None,
+    typer.Option("--threshold", metavar="X", help="acdc: an edge goes if that costs less, in the metric's unit."),
 ]
 Size = Annotated[
-    str | None, typer.Option("--size", metavar="N", help="Edges to take: a number, or a share as 0.05 or 5%.  [default: 5%]")
+    str | None,
+    typer.Option("--size", metavar="N", help="Edges to take: a number, or a share as 0.05 or 5%.  [default: 5%]"),
 ]
 AblateAbsent = Annotated[Absent, typer.Option("--ablate", help="What absent edges carry.")]
 MaybeAblate = Annotated[
@@ -68,7 +70,9 @@ Steps = Annotated[
     int | None, typer.Option("--steps", min=1, metavar="N", help="Steps of the integral (5) or of training (400).")
 ]
 SelectOption = Annotated[Select, typer.Option("--select", help="The best edges, or grow the circuit from the logits.")]
-OrderOption = Annotated[Order, typer.Option("--order", help="acdc: senders of a receiver, the last or the first first.")]
+OrderOption = Annotated[
+    Order, typer.Option("--order", help="acdc: senders of a receiver, the last or the first first.")
+]
 Absolute = Annotated[bool, typer.Option("--absolute", help="acdc: keep edges whose cut moves the metric either way.")]
 Sequential = Annotated[bool, typer.Option("--sequential", help="acdc: one edge a pass, as published; slow.")]
 HeldOut = Annotated[
@@ -86,12 +90,15 @@ TopEdges = Annotated[int, typer.Option("--top", min=1, metavar="K", help="Edges 
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="CIRCUIT", help="A run folder, a .json file of EAP-IG, or ioi, greater-than, docstring.", show_default=False
+        metavar="CIRCUIT",
+        help="A run folder, a .json file of EAP-IG, or ioi, greater-than, docstring.",
+        show_default=False,
     ),
 ]
 GrainOption = Annotated[Grain, typer.Option("--grain", help="What is ablated: edges, or all edges of absent nodes.")]
 Parts = Annotated[
-    str | None, typer.Option("--parts", metavar="NAMES", help="What is ablated at all: embed, heads, mlps.  [default: all]")
+    str | None,
+    typer.Option("--parts", metavar="NAMES", help="What is ablated at all: embed, heads, mlps.  [default: all]"),
 ]
 Positions = Annotated[
     str | None, typer.Option("--positions", metavar="NAMES", help="Tokens at which edges are ablated, as S2,end.")
@@ -115,4 +122,6 @@ def read_count(text: str | None) -> int | float | None:
             return float(word[:-1]) / 100
         return int(word) if word.isdecimal() else float(word)
     except ValueError:
-        raise BadInput(f"--size {text!r}: write a number of edges such as 200, or a share such as 0.05 or 5%.") from None
+        raise BadInput(
+            f"--size {text!r}: write a number of edges such as 200, or a share such as 0.05 or 5%."
+        ) from None

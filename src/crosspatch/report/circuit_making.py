@@ -87,8 +87,10 @@ def _curves(circuit: Circuit, score: Scorecard, *, ranked: bool) -> Iterator[Cir
         else:
             yield made if ranked or name != "absolute" else replace(made, name=f"{title}, by |score|")
     if len(score.drawn):
-        mean, low, high = score.drawn.mean(), score.drawn.min(), score.drawn.max()
-        yield CircuitCurve(RANDOM, size, *(np.array([float(each)]) for each in (mean, low, high)), reference=True)
+        mean, low, high = (
+            np.array([float(each)]) for each in (score.drawn.mean(), score.drawn.min(), score.drawn.max())
+        )
+        yield CircuitCurve(RANDOM, size, mean, low, high, reference=True)
 
 
 def _curve(name: str, curve: FaithfulnessCurve, edges: int) -> CircuitCurve:
@@ -101,7 +103,8 @@ def _with_point(curve: CircuitCurve, size: int, point: tuple[float, float, float
     others = curve.edges != size
     order = np.argsort([*curve.edges[others], float(size)], kind="stable")
     columns = zip((curve.edges, curve.mean, curve.low, curve.high), (float(size), *point), strict=True)
-    return CircuitCurve(curve.name, *(np.append(values[others], new)[order] for values, new in columns))
+    edges, mean, low, high = (np.append(values[others], new)[order] for values, new in columns)
+    return CircuitCurve(curve.name, edges, mean, low, high)
 
 
 def _provenance(circuit: Circuit, told: Mapping[str, Any]) -> dict[str, Any]:
