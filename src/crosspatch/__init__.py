@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosspatch import attribution, lenses, metrics, tasks
+    from crosspatch import attribution, circuits, flow, lenses, metrics, tasks
     from crosspatch.attribution import Estimate, Estimator, Verify, attribute
     from crosspatch.core.errors import CrosspatchError
     from crosspatch.engine import (
@@ -96,7 +96,7 @@ _HOME = {
     "windows": "crosspatch.engine",
     "write": "crosspatch.engine",
 }
-_FLOORS = ("attribution", "lenses", "metrics", "tasks")
+_FLOORS = ("attribution", "circuits", "flow", "lenses", "metrics", "tasks")
 __all__ = [
     "Ablation",
     "ActivationCache",
@@ -129,7 +129,9 @@ __all__ = [
     "audit",
     "cache_activations",
     "capture",
+    "circuits",
     "cuts",
+    "flow",
     "group",
     "lenses",
     "load",

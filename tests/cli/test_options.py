@@ -57,6 +57,28 @@ SURFACE = {
     | TASK
     | MACHINE
     | TALK,
+    "circuit": set(),
+    "circuit find": {"MODEL", "--by", "--threshold", "--size", "--metric", "--ablate", "--places", "--steps"}
+    | {"--select", "--order", "--absolute", "--sequential", "--held-out", "--score", "--no-score"}
+    | {"--resume", "--memory"}
+    | LAYOUT
+    | KEPT
+    | TASK
+    | MACHINE
+    | TALK,
+    "circuit score": {"CIRCUIT", "MODEL", "--metric", "--ablate", "--grain", "--parts", "--positions", "--direction"}
+    | {"--random", "--knockouts", "--minimality", "--no-minimality", "--curve", "--no-curve", "--memory"}
+    | LAYOUT
+    | KEPT
+    | TASK
+    | MACHINE
+    | TALK,
+    "circuit compare": {"FIRST", "SECOND", "MODEL", "--metric", "--ablate", "--memory"}
+    | LAYOUT
+    | TASK
+    | MACHINE
+    | TALK,
+    "circuit show": {"DIR", "--top", "--export", "--report", "--no-report"} | TALK,
     "lens": {"MODEL", "--heads", "--weighting", "--run", "--repeated", "--out"} | TASK | MACHINE | TALK,
     "sites": {"MODEL"} | MACHINE | TALK,
     "tasks": {"NAME", "--check", "--model", "--preview", "--no-preview", "--n", "--seed", "--set"} | MACHINE | TALK,
@@ -106,6 +128,10 @@ def test_every_verb_has_help(call):
 
 def test_words_repeated_in_the_light_module_are_the_engines():
     """The default sites and the metrics named in the help are those that the engine has."""
+    from crosspatch.circuits.finding import CORRUPT
+    from crosspatch.circuits.method import METHODS, ORDERS, SELECTIONS
+    from crosspatch.circuits.regime import DIRECTIONS, GRAINS
+    from crosspatch.cli import circuit_options
     from crosspatch.cli.audit import METRICS as AUDITED
     from crosspatch.cli.folder import AUDIT
     from crosspatch.cli.question import EMBEDDINGS
@@ -124,6 +150,10 @@ def test_words_repeated_in_the_light_module_are_the_engines():
     assert EMBEDDINGS == pair.EMBEDDINGS
     assert tuple(AUDITED.split(",")) == METRICS_READ
     assert AUDIT == INDEX
+    assert tuple(circuit_options.Absent) == (CORRUPT, *ABLATIONS)
+    assert (tuple(circuit_options.Select), tuple(circuit_options.Order)) == (SELECTIONS, ORDERS)
+    assert (tuple(circuit_options.Grain), tuple(circuit_options.Side)) == (GRAINS, DIRECTIONS)
+    assert all(method in circuit_options.BY_HELP for method in METHODS)
 
 
 @pytest.mark.parametrize(

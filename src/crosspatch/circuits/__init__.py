@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crosspatch.circuits.regime import Regime
     from crosspatch.circuits.saving import load_circuit, save_circuit
     from crosspatch.circuits.scorecard import Knockout, Scorecard
+    from crosspatch.circuits.scorecard_saving import load_scorecard, save_scorecard
     from crosspatch.circuits.scoring import Scoring, measure_circuits, score, split
 
 _HOME = {
@@ -38,11 +39,13 @@ _HOME = {
     "graph_of": "crosspatch.circuits.opening",
     "known_circuit": "crosspatch.circuits.known",
     "load_circuit": "crosspatch.circuits.saving",
+    "load_scorecard": "crosspatch.circuits.scorecard_saving",
     "measure_circuits": "crosspatch.circuits.scoring",
     "read_eap_ig": "crosspatch.circuits.eap_ig",
     "read_neuronpedia": "crosspatch.circuits.neuronpedia",
     "recovery_of": "crosspatch.circuits.recovery",
     "save_circuit": "crosspatch.circuits.saving",
+    "save_scorecard": "crosspatch.circuits.scorecard_saving",
     "score": "crosspatch.circuits.scoring",
     "split": "crosspatch.circuits.scoring",
     "sweep_recovery": "crosspatch.circuits.recovery",
@@ -68,11 +71,13 @@ __all__ = [
     "graph_of",
     "known_circuit",
     "load_circuit",
+    "load_scorecard",
     "measure_circuits",
     "read_eap_ig",
     "read_neuronpedia",
     "recovery_of",
     "save_circuit",
+    "save_scorecard",
     "score",
     "split",
     "sweep_recovery",

@@ -3,14 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
-from typing import Any
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from crosspatch.circuits.graph import CircuitEdge, Graph
 from crosspatch.core.errors import BadInput
+from crosspatch.draw import NetworkLook, lay_out_network, network_html
 from crosspatch.sites import Site
+
+if TYPE_CHECKING:
+    from crosspatch.circuits.scorecard import Scorecard
+
+SHOWN = 200  # edges of a notebook's picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +70,44 @@ class Circuit:
     def pruned(self) -> "Circuit":
         """Return the circuit without edges that lie on no path from the embedding to the logits."""
         return replace(self, included=prune(self.graph, self.included))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the circuit as a result folder; give it. Raises BadInput as `save_circuit` does."""
+        from crosspatch.circuits.saving import save_circuit
+
+        return save_circuit(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Circuit":
+        """Read what `save` wrote. Raises BadInput or CorruptFile as `load_circuit` does."""
+        from crosspatch.circuits.saving import load_circuit
+
+        return load_circuit(folder)
+
+    def finding(self, score: "Scorecard | None" = None) -> str:
+        """Say in one sentence how large the circuit is and, with its scores, how well it does."""
+        from crosspatch.circuits.telling import finding
+
+        return finding(self, score)
+
+    def report(self, path: str | Path, score: "Scorecard | None" = None) -> Path:
+        """Write one self-contained HTML page; give its path. Raises BadInput if it cannot be written."""
+        from crosspatch.report import content_of_circuit, write_circuit
+
+        return write_circuit(content_of_circuit(self, score), path)
+
+    def __repr__(self) -> str:
+        return f"<Circuit: {self.size:,} of {self.graph.size:,} edges, {len(self.nodes):,} nodes>"
+
+    def _repr_html_(self) -> str:
+        from crosspatch.circuits.telling import in_order
+
+        edges, scores, _ = in_order(self)
+        count = min(self.size, SHOWN)
+        more = f" The first {count:,} are drawn." if count < self.size else ""
+        network = lay_out_network(self.graph, edges[:count], scores[:count])
+        look = NetworkLook(f"{self.size:,} of {self.graph.size:,} edges", signed=self.signed)
+        return f"<p>{escape(self.finding())}{more}</p>{network_html(network, look)}"
 
 
 def prune(

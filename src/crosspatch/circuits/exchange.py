@@ -1,14 +1,18 @@
 """What other programs say of circuits: JSON files read with checks, and the names TransformerLens gives to edges."""
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from crosspatch.circuits.circuit import Circuit
 from crosspatch.circuits.graph import CircuitEdge, Graph
 from crosspatch.core.errors import BadInput
+from crosspatch.core.store import write_whole
 from crosspatch.sites import Site
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -91,6 +95,23 @@ def from_transformer_lens_edge(graph: Graph, edge: HookedEdge) -> CircuitEdge:
     found = CircuitEdge(sender, _site(graph, edge.receiver, edge.receiver_head, sends=False), edge.place)
     graph.index(found)
     return found
+
+
+def write_transformer_lens(circuit: Circuit, path: str | Path) -> Path:
+    """Write a circuit's edges by their TransformerLens names, with scores (null for none), as JSON; give the path.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    edges = []
+    for edge in circuit.edges:
+        score = circuit.score(edge)
+        named = asdict(to_transformer_lens_edge(circuit.graph, edge))
+        edges.append(named | {"score": score if isfinite(score) else None})
+    graph = {name: getattr(circuit.graph, name) for name in ("layers", "heads", "kv_heads", "sequential")}
+    path = Path(path)
+    write_whole(path, json.dumps({"graph": graph, "edges": edges}, allow_nan=False, indent=1).encode())
+    return path
 
 
 def _last(graph: Graph) -> str:

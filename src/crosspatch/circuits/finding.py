@@ -105,6 +105,7 @@ def described(sweep: EdgeSweep, task: Task) -> dict[str, Any]:
         "model": model.name,
         "model_hash": model.fingerprint,
         "vocab_size": model.vocab_size,
+        "d_model": model.anatomy.d_model,
         "family": model.anatomy.family,
         "dtype": str(next(model.module.parameters()).dtype).removeprefix("torch."),
         "device": str(model.device),

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from jaxtyping import Float
 
 from crosspatch.circuits.areas import Area, FaithfulnessCurve
 from crosspatch.core.stats import bootstrap_ratio
+from crosspatch.draw import table_html, with_interval
 
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -122,6 +125,27 @@ class Scorecard:
             if area is not None:
                 found.append((name, *_flat(area)))
         return found
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the scores as a result folder; give it. Raises BadInput as `save_scorecard` does."""
+        from crosspatch.circuits.scorecard_saving import save_scorecard
+
+        return save_scorecard(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Scorecard":
+        """Read what `save` wrote. Raises BadInput or CorruptFile as `load_scorecard` does."""
+        from crosspatch.circuits.scorecard_saving import load_scorecard
+
+        return load_scorecard(folder)
+
+    def __repr__(self) -> str:
+        return f"<Scorecard: {self}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, with_interval(value, low, high, digits=3)) for name, value, low, high in self.rows()]
+        notes = "".join(f"<p>{escape(text)}</p>" for text in self.warnings)
+        return f"<p>{escape(str(self))}</p>{table_html(('score', 'value [95% interval]'), rows)}{notes}"
 
     def __str__(self) -> str:
         f = self.faithfulness

@@ -153,7 +153,9 @@ class Searching:
 
     def _masks(self) -> Scores:
         self.sweep.tracked = True
-        with self._journal(), self._whole() as machine:
+        with self._journal() as journal, self._whole() as machine:
+            if isinstance(journal, Journal):
+                journal.begin()  # what is kept of training belongs to this question
             gates, spread = (edge_gates if self.how.by == "edge-masks" else node_gates)(
                 machine.graph, self.sweep.model.device
             )

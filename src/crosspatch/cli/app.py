@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from crosspatch.cli.attribute import attribute
 from crosspatch.cli.audit import audit
 from crosspatch.cli.bench import bench
+from crosspatch.cli.circuit import circuit_app
 from crosspatch.cli.demo import demo
 from crosspatch.cli.doctor import doctor
 from crosspatch.cli.knockout import knockout
@@ -34,6 +35,7 @@ crosspatch demo
 crosspatch patch gemma-3-270m --task ioi
 crosspatch patch gemma-3-270m --task ioi --sites attn.head@end
 crosspatch audit gemma-3-270m --task ioi
+crosspatch circuit find gemma-3-270m --task ioi
 crosspatch runs
 """
 EXITS = (
@@ -95,6 +97,7 @@ app.command(cls=ResumableVerb)(path)
 app.command(cls=ResumableVerb)(knockout)
 app.command()(audit)
 app.command(cls=ResumableVerb)(attribute)
+app.add_typer(circuit_app, name="circuit")
 app.command()(lens)
 app.command()(sites)
 app.command()(tasks)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path("runs")
 AUDIT = "audit.json"
 ARRAYS, META, PAGE, SUMMARY = "arrays.safetensors", "meta.json", "report.html", "summary.json"
+SCORE = "score"  # the folder of a circuit's scores, in the circuit's own
 JOURNAL = "journal"  # finished patches of a run that has not come to its end
 EXPORTS = ("effects.csv", "effects.json", "effects.md", "effects.parquet")
 
@@ -104,8 +105,11 @@ def _there(folder: Path, voice: Voice) -> "Effects | None":
     """Load what a folder holds; None if it holds no run, or a damaged one, which may be replaced."""
     from crosspatch import load
 
-    if not (folder / META).exists():
+    what = what_in(folder)
+    if what is None:
         return None
+    if what == "circuit":
+        raise BadInput(f"{folder} holds a circuit. Give another --out, or remove it: crosspatch runs remove {folder}")
     try:
         return load(folder)
     except CorruptFile as damage:
@@ -206,10 +210,25 @@ def read_summary(folder: Path) -> dict[str, Any]:
             return found
     except (OSError, ValueError):
         pass
+    if what_in(folder) == "circuit":
+        from crosspatch.cli.circuit_folder import load_circuit_of, load_score_of
+        from crosspatch.cli.circuit_text import summary_of as summary_of_circuit
+
+        return summary_of_circuit(load_circuit_of(folder), load_score_of(folder))
     from crosspatch import load
     from crosspatch.report.summary import summary_of
 
     return summary_of(load(folder), top=5)
+
+
+def what_in(folder: Path) -> str | None:
+    """Tell what a result folder says it holds, such as "circuit"; "" if it does not say, None without a result."""
+    if not (folder / META).exists():
+        return None
+    try:
+        return str(json.loads((folder / META).read_bytes())["meta"]["what"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def audit_in(folder: Path) -> bool:
@@ -248,6 +267,11 @@ def remove_run(folder: Path) -> list[str]:
         for name in (ARRAYS, META, PAGE, SUMMARY, *EXPORTS):
             (folder / name).unlink(missing_ok=True)
         rmtree(folder / JOURNAL, ignore_errors=True)
+        if (folder / SCORE).is_dir():
+            for name in (ARRAYS, META):
+                (folder / SCORE / name).unlink(missing_ok=True)
+            with suppress(OSError):  # something else is in it
+                (folder / SCORE).rmdir()
         left = sorted(path.name for path in folder.iterdir())
         if not left:
             folder.rmdir()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosspatch.cli import options as given
-from crosspatch.cli.folder import PAGE, audit_in
+from crosspatch.cli.folder import PAGE, audit_in, what_in
 from crosspatch.cli.say import Voice
 from crosspatch.cli.show import ending
 from crosspatch.core.errors import BadInput
@@ -62,6 +62,9 @@ def report(
     if audit_in(folder):
         _write_audit(folder, form, out or folder / PAGE, voice)
         return
+    if what_in(folder) == "circuit":
+        _write_circuit(folder, form, out or folder / PAGE, voice)
+        return
     effects = load(folder)
     written = _writer(form)(effects)
     content = written if isinstance(written, bytes) else written.encode("utf-8", errors="replace")
@@ -86,6 +89,21 @@ def _write_audit(folder: Path, form: Format, path: Path, voice: Voice) -> None:
     written = found.report(path)
     voice.document({"format": form.value, "path": written, "finding": found.verdict()})
     voice.show(found.verdict(), f"report → {written}")
+
+
+def _write_circuit(folder: Path, form: Format, path: Path, voice: Voice) -> None:
+    """Write the page of a circuit. Raises BadInput for other forms."""
+    from crosspatch.cli.circuit_folder import load_circuit_of, load_score_of
+
+    if form is not Format.html or path == STANDARD_OUTPUT:
+        raise BadInput(
+            f"{folder} holds a circuit: only its page is written, to a file. Other tools' formats: crosspatch circuit "
+            f"show {folder} --export eap-ig FILE"
+        )
+    circuit, score = load_circuit_of(folder), load_score_of(folder)
+    written, told = circuit.report(path, score), circuit.finding(score)
+    voice.document({"format": form.value, "path": written, "finding": told})
+    voice.show(told, f"report → {written}")
 
 
 def _writer(form: Format) -> "Callable[[Effects], str | bytes]":

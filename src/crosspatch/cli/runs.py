@@ -7,6 +7,8 @@ import typer
 from typer.core import TyperGroup
 
 from crosspatch.cli import options as given
+from crosspatch.cli.circuit_show import show as show_circuit
+from crosspatch.cli.circuit_text import run_line
 from crosspatch.cli.folder import (
     JOURNAL,
     META,
@@ -17,6 +19,7 @@ from crosspatch.cli.folder import (
     read_summary,
     remove_run,
     run_folders,
+    what_in,
 )
 from crosspatch.cli.say import BAD_INPUT, Voice, error
 from crosspatch.cli.shards import merge, verify
@@ -66,6 +69,9 @@ def show_run(
     """Show a saved run as `patch` did."""
     from crosspatch import load
 
+    if what_in(folder) == "circuit":
+        show_circuit(folder, top=top, report=False, json=json, quiet=quiet)
+        return
     voice, effects = Voice(json, quiet), load(folder)
     page = folder / PAGE if (folder / PAGE).is_file() else None
     voice.document(summary_of(effects, top=top, more={"folder": folder, "report": page}))
@@ -108,6 +114,9 @@ def _line(folder: Path) -> dict[str, Any]:
         summary = read_summary(folder)
     except CrosspatchError as problem:
         return {"folder": str(folder), "damaged": str(problem)}
+    if summary.get("what") == "circuit":
+        named = (*LISTED, "title", "edges", "of", "what")
+        return {"folder": str(folder), **{name: summary.get(name) for name in named}}
     return {"folder": str(folder), **{name: summary.get(name) for name in LISTED}}
 
 
@@ -148,6 +157,10 @@ def run_text(run: dict[str, Any]) -> str:
     if "units" in run:
         how = f"{run['done']} of {run['units']} units are done. " if run["units"] else ""
         return f"{run['folder']}  (killed)\n  {how}Continue with: {run['resume'] or 'the command that started it'}\n"
+    if run.get("what") == "circuit":
+        state = "" if run["complete"] else "interrupted, "
+        told = run["finding"] if run["complete"] else _how_to_go_on(run)
+        return f"{run['folder']}  (circuit, {state}{_when(run)})\n  {run_line(run)}\n  {told}\n"
     state = "complete" if run["complete"] else "interrupted"
     told = run["finding"] if run["complete"] else _how_to_go_on(run)
     what = f"{run['model']} · {run['task']}, {run['n']} pairs · {run['direction']} · {run['metric']}"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crosspatch.cli import options as given
-from crosspatch.cli.folder import JOURNAL, META
+from crosspatch.cli.circuit_folder import load_circuit_of, load_score_of
+from crosspatch.cli.folder import JOURNAL, META, what_in
 from crosspatch.cli.say import CHECK_FAILED, Voice
 from crosspatch.cli.work import journal_in, opener_of
 from crosspatch.core.errors import BadInput, CrosspatchError
@@ -50,6 +51,11 @@ def _results(folder: Path) -> Iterator[Check]:
     if not (folder / META).exists():
         return
     try:
+        if what_in(folder) == "circuit":
+            circuit, score = load_circuit_of(folder), load_score_of(folder)
+            scored = "not scored" if score is None else f"scored on {len(score.values)} pairs"
+            yield _check("circuit", ok=True, detail=f"checksum right; {circuit.size:,} edges, {scored}")
+            return
         effects = load(folder)
     except CrosspatchError as problem:
         yield _check("results", ok=False, detail=str(problem))

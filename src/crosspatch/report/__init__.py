@@ -7,18 +7,29 @@ if TYPE_CHECKING:
     from crosspatch.report.audit import write_audit
     from crosspatch.report.circuit import circuit_page, write_circuit
     from crosspatch.report.circuit_content import CircuitContent, CircuitCurve, ScoreLine
+    from crosspatch.report.circuit_making import content_of_circuit
     from crosspatch.report.page import write_page
 
 _HOME = {
     "CircuitContent": "circuit_content",
     "CircuitCurve": "circuit_content",
     "ScoreLine": "circuit_content",
+    "content_of_circuit": "circuit_making",
     "circuit_page": "circuit",
     "write_audit": "audit",
     "write_circuit": "circuit",
     "write_page": "page",
 }
-__all__ = ["CircuitContent", "CircuitCurve", "ScoreLine", "circuit_page", "write_audit", "write_circuit", "write_page"]
+__all__ = [
+    "CircuitContent",
+    "CircuitCurve",
+    "ScoreLine",
+    "circuit_page",
+    "content_of_circuit",
+    "write_audit",
+    "write_circuit",
+    "write_page",
+]
 
 
 def __getattr__(name: str) -> Any:
