@@ -116,14 +116,17 @@ def write() -> None:
 
 
 def done(rows: dict) -> list[str]:
+    """List the methods that were measured."""
     return [method for method in METHODS if any((task, method) in rows for task in TASKS)]
 
 
 def head(first: str) -> list[str]:
+    """Return the first two lines of a table with a column a task."""
     return [f"| {first} | " + " | ".join(TASKS) + " |", "|---" * (len(TASKS) + 1) + "|"]
 
 
 def line(rows: dict, method: str, cell) -> str:
+    """Return a method's line."""
     cells = [cell(rows[task, method]) if (task, method) in rows else "not measured" for task in TASKS]
     return f"| {method} | " + " | ".join(cells) + " |"
 

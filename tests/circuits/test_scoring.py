@@ -77,7 +77,11 @@ def test_every_choice_of_the_ablation_acts_and_is_stored() -> None:
     card = score(circuit, model, task, regime=Regime(parts=("heads", "mlps")), **FEW)
     stored = card.settings["settings"]["regime"]
     assert stored == {
-        **{"grain": "edge", "parts": ["heads", "mlps"], "value": "corrupt", "positions": "all", "direction": "keep"},
+        "grain": "edge",
+        "parts": ["heads", "mlps"],
+        "value": "corrupt",
+        "positions": "all",
+        "direction": "keep",
         "size": circuit.size,
     }
 
