@@ -33,11 +33,11 @@ METHODS = {
     "nodes by RelP": {"by": "nodes", "estimator": "relp"},
     "hisp": {},
     "routes": {},
-    "edge-masks": {"steps": 150, "rate": 0.3, "size": 0.05},
-    "node-masks": {"steps": 150, "rate": 0.3},
+    "random": {},
     "acdc 1 %": {"by": "acdc", "share": 0.01},
     "exact": {},
-    "random": {},
+    "edge-masks": {"steps": 150, "rate": 0.3, "size": 0.05},
+    "node-masks": {"steps": 150, "rate": 0.3},
 }
 SIZES = (0.005, 0.02, 0.05, 0.2)  # shares of edges in the table
 
