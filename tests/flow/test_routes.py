@@ -7,11 +7,11 @@ import torch
 from crosspatch.core.errors import BadInput, NotFinite, NotProved, UnknownName
 from crosspatch.flow import full_graph, routes
 from crosspatch.flow import parts as parts_module
-from crosspatch.flow.output import Output, output_of
 from crosspatch.flow.parts import heads_at
 from crosspatch.flow.proximity import EPSILON, proximity
 from crosspatch.flow.reading import read
 from crosspatch.models import open_model
+from crosspatch.models.output import Output, output_of
 from naive import routes as naive
 from zoo import ZOO, fresh, make_pair, make_task, opened, uneven
 

@@ -142,7 +142,7 @@ class Machine:
         found = self.graph.feeds.copy()
         heads = np.array([site.layer if site.kind == "attn.head" else -1 for site in self.graph.senders])
         for number, site in enumerate(self.graph.receivers):
-            if site.layer is not None and site.kind in PROJECTED and self.maps[site.layer].norm is not None:
+            if site.layer is not None and site.kind in PROJECTED and self.maps[site.layer].coupled:
                 found[number] = heads == site.layer
         return found
 

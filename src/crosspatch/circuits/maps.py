@@ -11,6 +11,7 @@ from crosspatch.core.errors import NotProved
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.blocks import at_least_single, block_list
 from crosspatch.models.inside import PROJECTED
+from crosspatch.models.output import Output, fitted_scale, output_of
 from crosspatch.models.proof import TOLERANCE, distance
 from crosspatch.models.weights import plain
 
@@ -40,47 +41,37 @@ class Into:
 
 @dataclass(frozen=True)
 class Maps:
-    """Maps of one layer. `into` is None where a projection is no plain linear map: then the block itself projects.
+    """Maps of one layer, in float32 at least.
 
-    `out[h]` takes a head to the stream, before a norm that may follow (`norm`), whose weight is `gain`.
+    `into` is None where a projection is no plain linear map: then the block itself projects. `output` takes heads to
+    the stream, before a norm that may follow.
     """
 
     into: Mapping[str, Into] | None
-    out: Float[Tensor, "head d_head d_model"]
-    bias: Float[Tensor, " d_model"] | None
-    norm: nn.Module | None
-    gain: Float[Tensor, " d_model"] | None
+    output: Output
 
-    def scale(self, z: Float[Tensor, "token width"]) -> Float[Tensor, "token 1"] | None:
-        """Return the factor that the norm behind attention puts on each token; None without such a norm."""
-        if self.norm is None or self.gain is None:
-            return None
-        whole = self.whole(z)
-        weighed = at_least_single(self.gain) * at_least_single(whole)
-        square = (weighed * weighed).sum(-1, keepdim=True)
-        found = (at_least_single(self.norm(whole)) * weighed).sum(-1, keepdim=True)
-        return torch.where(square > 0, found / square.clamp_min(1e-30), torch.zeros_like(square))
-
-    def whole(self, z: Float[Tensor, "token width"]) -> Float[Tensor, "token d_model"]:
-        """Return what the output projection gives."""
-        out = z @ self.out.flatten(0, 1)
-        return out if self.bias is None else out + self.bias
+    @property
+    def coupled(self) -> bool:
+        """Whether a norm follows, whose scale hangs on all heads."""
+        return self.output.norm is not None
 
     def scaled(self, z: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
-        """Return head outputs with the norm's factor on them, so that what heads add is linear in them."""
-        scale = self.scale(z)
-        return at_least_single(z) if scale is None else at_least_single(z) * scale
+        """Return head outputs times each token's scale of the norm behind them, so that what heads add is linear."""
+        whole, wide = self.output, at_least_single(z)
+        if whole.norm is None or whole.gain is None:
+            return wide
+        written = wide @ whole.weight.flatten(0, 1)
+        return wide * fitted_scale(whole.gain, written, at_least_single(whole.norm(written.to(z.dtype))))
 
     def added(self, scaled: Float[Tensor, "token width"]) -> Float[Tensor, "token d_model"]:
         """Return what attention adds with these scaled head outputs, its bias included."""
-        parts = [self.writes(part, head) for head, part in enumerate(scaled.chunk(len(self.out), -1))]
-        total = torch.stack(parts).sum(0)
-        return total if self.bias is None else total + at_least_single(self.bias)
+        parts = [self.writes(part, head) for head, part in enumerate(scaled.chunk(len(self.output.weight), -1))]
+        return torch.stack(parts).sum(0) + self.output.bias
 
     def writes(self, z: Float[Tensor, "token d_head"], head: int) -> Float[Tensor, "token d_model"]:
-        """Return what a head adds to the stream, from its scaled output, in float32 at least."""
-        out = at_least_single(z) @ at_least_single(self.out[head])
-        return out if self.gain is None else out * at_least_single(self.gain)
+        """Return what a head adds to the stream, from its scaled output."""
+        out = z @ self.output.weight[head]
+        return out if self.output.gain is None else out * self.output.gain
 
 
 def matrix(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
@@ -95,22 +86,10 @@ def matrix(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
 
 
 def maps_of(module: nn.Module, anatomy: Anatomy, layer: int) -> Maps:
-    """Read off a layer's maps; `check_maps` proves them on the layer's own activations.
-
-    Raises:
-        NotProved: heads cannot be told apart behind the output projection.
-    """
-    block, points = block_list(module, anatomy)[layer], anatomy.points
-    output = points["attn.head"].path
-    found = matrix(block.get_submodule(output))
-    if found is None:
-        raise NotProved(f"{output} of layer {layer} is no linear map, so what one head adds cannot be told apart.")
-    weight, bias = found
-    out = torch.stack([weight[points["attn.head"].columns(head)] for head in range(anatomy.heads)])
-    norm = _norm_behind(block, anatomy)
+    """Read off a layer's maps; `check_maps` proves them on the layer's own activations."""
+    block = block_list(module, anatomy)[layer]
     with torch.no_grad():
-        gain = None if norm is None else norm(weight.new_ones(1, anatomy.d_model))[0].detach()
-    return Maps(_into(block, anatomy), out, bias, norm, gain)
+        return Maps(_into(block, anatomy), output_of(block, anatomy))
 
 
 def _into(block: nn.Module, anatomy: Anatomy) -> dict[str, Into] | None:
@@ -133,12 +112,6 @@ def as_slice(columns: slice | list[int]) -> slice | list[int]:
     return slice(columns[0], columns[-1] + 1)
 
 
-def _norm_behind(block: nn.Module, anatomy: Anatomy) -> nn.Module | None:
-    """Return the module that attention's output passes before it is added, if it is one of its own."""
-    path, output = anatomy.points["attn.out"].path, anatomy.points["attn.head"].path
-    return None if output.startswith(path) else plain(block.get_submodule(path))
-
-
 def check_maps(
     maps: Maps, dtype: torch.dtype, seen: Mapping[str, Float[Tensor, "token _"]], anatomy: Anatomy, layer: int
 ) -> Maps:
@@ -148,7 +121,7 @@ def check_maps(
         NotProved: what the heads add does not sum to what attention adds.
     """
     tolerance = TOLERANCE[dtype]
-    if maps.norm is not None and maps.bias is not None and bool(maps.bias.any()):
+    if maps.coupled and maps.output.biased:
         raise NotProved(
             f"attention of layer {layer} ends in a norm behind a bias: what the bias adds changes with the norm's "
             "scale and belongs to no head, so edges from heads are not exact on this model."
@@ -165,5 +138,5 @@ def check_maps(
         found = seen["attn.in"] @ into.weight.to(seen["attn.in"].dtype)
         found = found if into.bias is None else found + into.bias
         if not distance(found, seen[kind][:, anatomy.points[kind].columns(None)]) <= tolerance:
-            return Maps(None, maps.out, maps.bias, maps.norm, maps.gain)
+            return Maps(None, maps.output)
     return maps

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from crosspatch.flow.output import Output
 from crosspatch.flow.proximity import EPSILON, proximity_of, sign_of
 from crosspatch.flow.reading import Reading
+from crosspatch.models.output import Output
 
 CHUNK = 1 << 18  # numbers of parts that are worked out at once: what a processor's cache holds
 FEW = (0, 16, 64, 256)  # entries of a part that are worked out, where no others can exceed those of the sum

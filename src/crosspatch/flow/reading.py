@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosspatch.core.errors import NotFinite
-from crosspatch.flow.output import Output, output_of
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.attention import Job, pattern_of
 from crosspatch.models.blocks import at_least_single, block_list
 from crosspatch.models.model import Model
+from crosspatch.models.output import Output, output_of
 from crosspatch.models.runs import Lane, Prompts, Run, run_lanes, workbench
 
 NEEDED = ("attn.head", "attn.out", "mlp.out")

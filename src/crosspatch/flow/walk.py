@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from crosspatch.flow.output import Output
 from crosspatch.flow.parts import Judge, Judged, heads_at
 from crosspatch.flow.proximity import EPSILON, proximity
 from crosspatch.flow.reading import Reading
+from crosspatch.models.output import Output
 
 HEAD, BIAS, MLP, RESID = range(4)
 KINDS = ("attn.head", "attn.bias", "mlp.out", "resid")

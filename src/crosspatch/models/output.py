@@ -27,6 +27,7 @@ class Output:
     weight: Float[Tensor, "head d_head d_model"]
     bias: Float[Tensor, " d_model"]
     gain: Float[Tensor, " d_model"] | None
+    norm: nn.Module | None = None
 
     @property
     def biased(self) -> bool:
@@ -41,21 +42,21 @@ class Output:
         Raises:
             NotProved: no scale per token makes one of the other.
         """
-        factor = torch.ones_like(written) if self.gain is None else _held(self.gain, written, added)
+        factor = torch.ones_like(written) if self.gain is None else self.gain * fitted_scale(self.gain, written, added)
         missed = float((factor * written - added).abs().max()) if written.numel() else 0.0
         if not missed <= tolerance * max(float(added.abs().max()) if added.numel() else 0.0, 1e-30):
             raise NotProved(
                 f"the heads' parts miss what attention adds to the stream by {missed:.1e}: between them lies more than "
-                "a linear map and a norm without shift (root mean square), so this model has no routes."
+                "a linear map and a norm without shift (root mean square), so heads cannot be told apart there."
             )
         return factor
 
 
-def _held(gain: Float[Tensor, " d_model"], written: Rows, added: Rows) -> Rows:
-    """Return gain times each token's own scale, fitted by least squares."""
+def fitted_scale(gain: Float[Tensor, " d_model"], written: Rows, added: Rows) -> Float[Tensor, "*row 1"]:
+    """Return each token's own scale of a norm: added = scale · gain ⊙ written, by least squares."""
     shape = (gain * written).double()
     size = (shape * shape).sum(-1, keepdim=True).clamp_min(1e-300)
-    return gain * ((added.double() * shape).sum(-1, keepdim=True) / size).to(written.dtype)
+    return ((added.double() * shape).sum(-1, keepdim=True) / size).to(written.dtype)
 
 
 def output_of(block: nn.Module, anatomy: Anatomy) -> Output:
@@ -70,7 +71,8 @@ def output_of(block: nn.Module, anatomy: Anatomy) -> Output:
         return Output(weight, bias, None)
     norm = plain(block.get_submodule(outer.path))
     # Entries of equal size show a norm's gain whatever its scale, which is fitted for each token.
-    return Output(weight, bias, _called(norm, torch.ones(1, anatomy.d_model, device=device_of(norm)))[0])
+    gain = _called(norm, torch.ones(1, anatomy.d_model, device=device_of(norm)))[0]
+    return Output(weight, bias, gain, norm)
 
 
 def _matrix(projection: nn.Module, width: int, bias: Float[Tensor, " d_model"]) -> Float[Tensor, "width d_model"]:
