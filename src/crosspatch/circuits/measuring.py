@@ -12,6 +12,7 @@ from crosspatch.circuits.variants import Stale, Variants
 from crosspatch.core.errors import NotFinite
 
 MOST = 256  # circuits of one pass: more help no product
+TOLD = 64  # circuits after which a listener hears of them
 
 Masks = Bool[np.ndarray, "circuit place receiver sender"]
 
@@ -105,7 +106,11 @@ def measure(sweep: EdgeSweep, masks: Sequence[Bool[np.ndarray, "place receiver s
     count, all_masks = Count(), np.stack([graph.full(), np.zeros(graph.shape, dtype=bool), *masks])
     parts = []
     for gauge in gauges(sweep, count):
-        parts.append(gauge.measure(gauge.machine.clean, all_masks))
-        sweep.options.progress.advance(len(gauge.machine.local.numbers))
+        found, pairs = [], len(gauge.machine.local.numbers)
+        for first in range(0, len(all_masks), TOLD):
+            block = all_masks[first : first + TOLD]
+            found.append(gauge.measure(gauge.machine.clean, block))
+            sweep.options.progress.advance(len(block) * pairs)
+        parts.append(np.concatenate(found, axis=1))
     values = np.concatenate(parts, axis=2)
     return Measured(values[:, 2:], values[:, 0], values[:, 1], count.calls)
