@@ -23,7 +23,8 @@ import argparse
 import json
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -119,23 +120,49 @@ def metric(task: Task, logits: Tensor) -> Tensor:
 
 def ours_eap(model: Model, asked: Question) -> np.ndarray:
     """Score all edges here `[receiver, sender]`: (corrupt − clean) · gradient at clean, summed over pairs."""
-    from crosspatch.circuits import find  # pyright: ignore[reportAttributeAccessIssue]
+    from crosspatch.circuits import find
 
-    return find(model, asked.task, by="eap").scores[0]
+    circuit = find(model, asked.task, by="eap")
+    told, scores = circuit.settings["settings"], circuit.scores
+    assert scores is not None
+    # What is found are mean losses, positive where the metric moves towards the corrupt run.
+    return -np.sign(told["clean"] - told["corrupt"]) * len(asked.task.pairs) * scores[0]
+
+
+@contextmanager
+def opened(model: Model, asked: Question) -> Iterator[Callable[[], np.ndarray]]:
+    """Run the clean and the corrupt prompts, and give what runs the circuit: the last position's logits."""
+    from crosspatch.circuits import graph_of
+    from crosspatch.circuits.opening import edge_sweep
+    from crosspatch.circuits.variants import Variants
+
+    sweep = edge_sweep(model, asked.task, graph_of(model), ["kl"])  # a metric that reads the whole vocabulary
+    with sweep.machine(range(len(asked.task.pairs))) as machine:
+        right = machine.local.targets.right[:, 0]
+
+        def run() -> np.ndarray:
+            final = Variants.of(machine, machine.clean, asked.kept[None, None]).run()[0, :, 0]
+            logits = machine.scorer.logits(final, right)[0]
+            assert logits is not None
+            return logits.numpy()
+
+        yield run
 
 
 def ours_masked(model: Model, asked: Question) -> np.ndarray:
-    """Return the last position's logits `[pair, vocab]` of the circuit here."""
-    from crosspatch.circuits import masked_logits  # pyright: ignore[reportAttributeAccessIssue]
-
-    return masked_logits(model, asked.task, asked.kept[None])
+    """Return the last position's logits `[pair, vocab]` of the circuit here, both plain runs included."""
+    with opened(model, asked) as run:
+        return run()
 
 
 def ours_faithfulness(model: Model, asked: Question) -> float:
     """Return the share of the gap that the circuit closes here."""
-    from crosspatch.circuits import faithfulness  # pyright: ignore[reportAttributeAccessIssue]
+    from crosspatch.circuits import Circuit, graph_of, measure_circuits
 
-    return faithfulness(model, asked.task, asked.kept[None])
+    circuit = Circuit(graph_of(model), asked.kept[None])
+    found = measure_circuits([circuit], model, asked.task)
+    none = found.empty[0].mean()
+    return float((found.values[0, 0].mean() - none) / (found.full[0].mean() - none))
 
 
 OURS: dict[str, Callable[[Model, Question], Any]] = {
@@ -146,11 +173,14 @@ OURS: dict[str, Callable[[Model, Question], Any]] = {
 
 
 def own(model: Model, asked: Question, repeat: int) -> list[dict[str, Any]]:
-    """Run the jobs here, in turns with plain forwards."""
+    """Run the jobs here, in turns with plain forwards; then the circuit again on runs that are kept."""
     runs = {job: partial(run, model, asked) for job, run in OURS.items()}
     found = {job: run() for job, run in runs.items()}  # which warms up, too
     spent = turns({PLAIN: partial(plain, model, ids(asked.task, "clean")), **runs}, repeat)
-    return [row("crosspatch", asked, job, error_of(asked, job, found[job]), spent) for job in runs]
+    with opened(model, asked) as again:
+        found["masked again"] = again()
+        spent |= turns({"masked again": again}, repeat)
+    return [row("crosspatch", asked, job, error_of(asked, job, found[job]), spent) for job in JOBS]
 
 
 @torch.no_grad()

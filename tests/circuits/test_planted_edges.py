@@ -8,22 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from builders_circuits import BUILDERS
 from crosspatch.sites import Site
 from naive.circuits import Body, body_of_llama, masked_score, naive_acdc, plain_run
 from naive.patching import run
-from planted import Planted, backup, fraction, gates, induction, negative, reverse
+from planted import Planted
 
-BUILDERS = {
-    "AND": gates.build_and,
-    "OR": gates.build_or,
-    "ADDER": gates.build_adder,
-    "induction": induction.build,
-    "backup": backup.build,
-    "negative": negative.build,
-    "fraction": fraction.build,
-    "reverse": reverse.build,
-    "reverse by length": reverse.build_by_length,
-}
 EXACT, NOTICEABLE = 1e-4, 0.2  # of the gap between the clean and the corrupt run
 planted_models = pytest.mark.parametrize("name", BUILDERS)
 PAIRS = range(3)

@@ -95,15 +95,18 @@ def pull(tape: Tape, cotangents: Cotangents) -> Pulled:
     return found
 
 
-def vector_jacobian(output: Tensor, inputs: Sequence[Tensor], cotangents: Float[Tensor, "drop *shape"]) -> list[Tensor]:
+def vector_jacobian(
+    output: Tensor, inputs: Sequence[Tensor], cotangents: Float[Tensor, "drop *shape"], *, keep: bool = False
+) -> list[Tensor]:
     """Return the gradients of the inputs for each cotangent, `[drop, …]`; those of inputs that are not used are zero.
 
-    Cotangents are pulled back together, so many at once as make a matrix product large; the graph is used up.
+    Cotangents are pulled back together, so many at once as make a matrix product large; the graph is used up, unless
+    it is to be kept.
     """
     tokens = cotangents.shape[-2]
     parts = cotangents.split(max(1, TOKENS_AT_ONCE.get(output.device.type, TOKENS_AT_ONCE["cpu"]) // tokens))
-    found = [_pulled(output, inputs, part, keep=part is not parts[-1]) for part in parts]
-    return [torch.cat(each) for each in zip(*found, strict=True)]
+    found = [_pulled(output, inputs, part, keep=keep or part is not parts[-1]) for part in parts]
+    return found[0] if len(found) == 1 else [torch.cat(each) for each in zip(*found, strict=True)]
 
 
 def _pulled(output: Tensor, inputs: Sequence[Tensor], part: Tensor, *, keep: bool) -> list[Tensor]:

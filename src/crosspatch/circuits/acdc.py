@@ -144,7 +144,7 @@ class Search:
         return site.kind.partition(".")[0], site.layer
 
     def _is_read(self, receiver: int, mask: Mask) -> bool:
-        nodes = self.graph.feeds[receiver]
+        nodes = self.gauge.machine.reach[receiver]
         return not nodes.any() or bool(mask[:, :, nodes].any())
 
     def _judge(self, state: State, guess: Guess, current: float) -> tuple[int, float]:

@@ -22,6 +22,7 @@ from crosspatch.core.errors import BadInput
 from crosspatch.models.runs import Run
 
 Scores = Float[np.ndarray, "place receiver sender"]
+FLAT = 1e-4  # of the gap: what a gradient makes of the whole change is no less, but for rounding
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,29 @@ def edge_scores(sweep: EdgeSweep, points: Points) -> Scores:
     graph, total, slope = sweep.graph, None, 0.0
     for numbers in sweep.cuts.chunks:
         with sweep.machine(numbers) as machine:
-            opened = opened_for_gradients(machine)
+            opened, change = opened_for_gradients(machine), _whole_change(machine)
             for share, slopes, senders in _gradients(machine, opened, points):
                 found = _scored(machine, slopes, senders) * share
                 total = found if total is None else total + found
-                slope += float(slopes.final.abs().sum())
+                slope += float((slopes.final * change).abs().sum())
         sweep.options.progress.advance(len(numbers))
-    if total is None or slope == 0:
+    require_slope(sweep, slope)
+    assert total is not None
+    scores = total.cpu().numpy() / len(sweep.pairs)
+    return np.where(graph.allowed[None], scores, np.nan).astype(np.float32)
+
+
+def require_slope(sweep: EdgeSweep, slope: float) -> None:
+    """Check what gradients make of the whole change, all pairs and absolute parts together, against the gap.
+
+    Raises:
+        BadInput: it is nothing but rounding.
+    """
+    if slope <= FLAT * float(np.abs(sweep.base[0] - sweep.source[0]).sum()):
         raise BadInput(
             f"{sweep.metrics[0].name} has no slope where its gradient is taken (a divergence from the clean run is "
             "flat there), so edges cannot be scored. Use logit_diff, or by='eap-ig'."
         )
-    scores = total.cpu().numpy() / len(sweep.pairs)
-    return np.where(graph.allowed[None], scores, np.nan).astype(np.float32)
 
 
 def _gradients(machine: Machine, opened: Opened, points: Points) -> Iterator[tuple[float, Slopes, range]]:
@@ -117,6 +128,11 @@ def _change(machine: Machine, layer: int, kind: str) -> Float[Tensor, "token d_m
     return torch.stack([maps.writes(part, head) for head, part in enumerate(heads)]).sum(0)
 
 
+def _whole_change(machine: Machine) -> Float[Tensor, "token d_model"]:
+    """Return what all senders together add beyond absence."""
+    return sum((_change(machine, layer, kind) for layer, kind, _ in _parts(machine)), machine.change.embedded)
+
+
 def _less(change: Tensor, value: Tensor) -> Tensor:
     return value - change.to(value.dtype).reshape(value.shape)
 
@@ -132,10 +148,13 @@ def _scored(machine: Machine, slopes: Slopes, senders: range) -> Float[Tensor, "
         sent = machine.sent_at(tokens)
         for number, slope in enumerate(slopes.layers):
             layer = first + number
-            at = slice(layer * rows, (layer + 1) * rows)
-            before = 1 + (layer + 1) * (graph.heads + 1)
-            gradients = layer_gradients(machine, layer, slope, tokens)
-            _accumulate(out[:, at, :before], gradients, sent[:before], places[tokens])
+            row, before = layer * rows, 1 + layer * (graph.heads + 1)
+            for gradients in layer_gradients(machine, layer, slope, tokens):
+                # Of its own layer, at most the heads are read, by the MLP alone; what no edge stands for is left out.
+                seen = before if row < (layer + 1) * rows - 1 else before + graph.heads
+                at = slice(row, row + len(gradients))
+                _accumulate(out[:, at, :seen], gradients, sent[:seen], places[tokens])
+                row += len(gradients)
         _accumulate(out[:, -1:], slopes.final[None, tokens], sent, places[tokens])
     kept = torch.zeros(len(graph.senders), device=out.device)
     kept[senders.start : senders.stop] = 1

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from crosspatch.circuits.graph import Graph
-from crosspatch.circuits.maps import Maps, check_maps, maps_of
+from crosspatch.circuits.maps import Maps, as_slice, check_maps, maps_of
 from crosspatch.engine.local import Local, Pass
 from crosspatch.engine.readout import Scorer
 from crosspatch.models.anatomy import Anatomy
@@ -28,6 +28,9 @@ from crosspatch.models.runs import Run, Running, past_of
 
 # What must be known of the two runs.
 KINDS = ("attn.in", "attn.q", "attn.k", "attn.v", "attn.head", "attn.out", "mlp.out")
+
+
+CHECKED = 32  # tokens on which maps are compared with a run, at least
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class Machine:
     absent: Absent
     change: Change
     projected: Sequence[Mapping[str, Tensor]]
-    tokens_of: Sequence[Int[Tensor, " _token"]]
+    tokens_of: Sequence[Int[Tensor, " _"]]
 
     @property
     def before(self) -> Float32[Tensor, "metric pair"]:
@@ -189,7 +192,7 @@ class Machine:
 
 
 def open_machine(
-    model: Model, graph: Graph, this: Pass, lane: Running, places: Sequence[Int[Tensor, " _token"]], *, is_run: bool
+    model: Model, graph: Graph, this: Pass, lane: Running, places: Sequence[Int[Tensor, " _"]], *, is_run: bool
 ) -> Machine:
     """Set a machine up on the runs of a pass; `is_run`: what is written is from one run of the model.
 
@@ -231,7 +234,8 @@ def at_tokens(values: Float[Tensor, "pair pos width"], lane: Running) -> Float[T
 
 def _checked(model: Model, base: Run, lane: Running, layer: int) -> Maps:
     maps = maps_of(model.module, model.anatomy, layer)
-    seen = {kind: at_tokens(base.seen[kind][layer], lane) for kind in KINDS}
+    few = slice(None, None, max(1, lane.tokens // CHECKED))
+    seen = {kind: base.seen[kind][layer][lane.pairs[few], lane.positions[few]] for kind in KINDS}
     return check_maps(maps, base.stream[0].dtype, seen, model.anatomy, layer)
 
 
@@ -286,4 +290,4 @@ class _Opening:
 def units_of(anatomy: Anatomy, kind: str, wide: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows unit d_head"]:
     """Split what a projection leaves into the units of a kind."""
     point = anatomy.points[kind]
-    return wide[..., point.columns(None)].unflatten(-1, (len(point.starts), point.width))
+    return wide[..., as_slice(point.columns(None))].unflatten(-1, (len(point.starts), point.width))

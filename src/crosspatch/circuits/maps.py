@@ -121,9 +121,16 @@ def _into(block: nn.Module, anatomy: Anatomy) -> dict[str, Into] | None:
         if got is None or got[0].shape[0] != anatomy.d_model:
             return None
         weight, bias = got
-        columns = point.columns(None)
+        columns = as_slice(point.columns(None))
         found[kind] = Into(weight[:, columns], None if bias is None else bias[columns])
     return found
+
+
+def as_slice(columns: slice | list[int]) -> slice | list[int]:
+    """Return neighbouring columns as a slice, which copies nothing."""
+    if isinstance(columns, slice) or columns != list(range(columns[0], columns[-1] + 1)):
+        return columns
+    return slice(columns[0], columns[-1] + 1)
 
 
 def _norm_behind(block: nn.Module, anatomy: Anatomy) -> nn.Module | None:

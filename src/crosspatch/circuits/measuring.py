@@ -95,22 +95,26 @@ class Measured:
 
 
 def measure(sweep: EdgeSweep, masks: Sequence[Bool[np.ndarray, "place receiver sender"]]) -> Measured:
-    """Run circuits on all pairs; the clean and the corrupt run are measured beside them.
+    """Run circuits on all pairs, beside the clean and the corrupt run.
 
-    `empty` is what is left without any edge: the corrupt run, or, with zeros or means in the place of absent edges,
-    a run of its own.
+    `empty` is what is left without any edge: the corrupt run, or, with zeros or means in the place of absent edges, a
+    run of its own.
     Raises:
         NotFinite: a metric is not a number.
     """
-    graph = sweep.graph
-    count, all_masks = Count(), np.stack([graph.full(), np.zeros(graph.shape, dtype=bool), *masks])
-    parts = []
+    count, parts, full, empty = Count(), [], [], []
+    none = np.zeros((1, *sweep.graph.shape), dtype=bool)
     for gauge in gauges(sweep, count):
-        found, pairs = [], len(gauge.machine.local.numbers)
-        for first in range(0, len(all_masks), TOLD):
-            block = all_masks[first : first + TOLD]
-            found.append(gauge.measure(gauge.machine.clean, block))
-            sweep.options.progress.advance(len(block) * pairs)
+        machine = gauge.machine
+        # Without any edge a run is the corrupt one, where that is what absent edges carry.
+        ends = [end.cpu().numpy() for end in machine.ends]
+        full.append(ends[0])
+        empty.append(ends[1] if sweep.ablation is None else gauge.measure(machine.clean, none)[:, 0])
+        found = []
+        for first in range(0, len(masks), TOLD):
+            block = np.stack(masks[first : first + TOLD])
+            found.append(gauge.measure(machine.clean, block))
+            sweep.options.progress.advance(len(block) * len(machine.local.numbers))
         parts.append(np.concatenate(found, axis=1))
-    values = np.concatenate(parts, axis=2)
-    return Measured(values[:, 2:], values[:, 0], values[:, 1], count.calls)
+    values, clean, without = (np.concatenate(each, axis=-1) for each in (parts, full, empty))
+    return Measured(values, clean, without, count.calls)

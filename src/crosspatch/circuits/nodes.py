@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from crosspatch.attribution import attribute
 from crosspatch.circuits.graph import Graph
-from crosspatch.engine import Options
+from crosspatch.engine import Effects, Options
 from crosspatch.metrics import Metric
 from crosspatch.models.model import Model
 from crosspatch.tasks import Task
@@ -15,27 +15,31 @@ SITES = "embed@all, attn.head@all, mlp.out@all"
 Nodes = Float[np.ndarray, " sender"]
 
 
-def node_scores(
-    model: Model, task: Task, graph: Graph, *, metric: Metric, estimator: str, options: Options | None
-) -> Nodes:
+def estimates(model: Model, task: Task, *, metric: Metric, estimator: str, options: Options | None) -> Effects:
+    """Estimate the effect of noising each sender."""
+    return attribute(model, task, sites=SITES, by=estimator, direction="noise", metric=metric, options=options)
+
+
+def node_scores(found: Effects, graph: Graph) -> Nodes:
     """Return the mean loss of the metric that is estimated for noising each sender, along the gap."""
-    found = attribute(model, task, sites=SITES, by=estimator, direction="noise", metric=metric, options=options)
-    order = {str(site).partition("@")[0]: row for row, site in enumerate(found.sites)}
-    effects = found.raw.mean(1, dtype=np.float64) * np.sign(found.mean_gap or 1.0)
-    return effects[[order[str(sender)] for sender in graph.senders]]
+    effects = found.raw.mean(1, dtype=np.float64) * np.sign(found.mean_gap)
+    return effects[_rows(found, graph)]
 
 
-def hisp_scores(model: Model, task: Task, graph: Graph, *, metric: Metric, options: Options | None) -> Nodes:
+def hisp_scores(found: Effects, graph: Graph) -> Nodes:
     """Return head importance scores: mean absolute slope by each node's mask, over the root mean square of its layer.
 
     Source: Michel et al. 2019, as Conmy et al. 2023 (appendix D) extend it to corrupt activations.
     """
-    found = attribute(model, task, sites=SITES, by="atp", direction="noise", metric=metric, options=options)
-    order = {str(site).partition("@")[0]: row for row, site in enumerate(found.sites)}
-    size = np.abs(found.raw).mean(1, dtype=np.float64)[[order[str(sender)] for sender in graph.senders]]
+    size = np.abs(found.raw).mean(1, dtype=np.float64)[_rows(found, graph)]
     layers = np.array([-1 if sender.layer is None else sender.layer for sender in graph.senders])
     norms = np.array([np.linalg.norm(size[layers == layer]) for layer in layers])
     return size / np.where(norms > 0, norms, 1.0)
+
+
+def _rows(found: Effects, graph: Graph) -> list[int]:
+    order = {str(site).partition("@")[0]: row for row, site in enumerate(found.sites)}
+    return [order[str(sender)] for sender in graph.senders]
 
 
 def edges_between(graph: Graph, nodes: Nodes) -> Float[np.ndarray, "place receiver sender"]:

@@ -74,7 +74,7 @@ class EdgeSweep(Sweep):
         starts = [self.extents.differ[n] for n in numbers] if self.model.anatomy.packed else None
         return Running.begin(bench, replace(self.lane("base", numbers), starts=starts), keys=False)
 
-    def places(self, lane: Running, numbers: Sequence[int]) -> list[Int[Tensor, " _token"]]:
+    def places(self, lane: Running, numbers: Sequence[int]) -> list[Int[Tensor, " _"]]:
         """Return the tokens of each place of the graph; without places, all tokens are one."""
         if not self.graph.places:
             return [torch.arange(lane.tokens)]
@@ -124,6 +124,9 @@ def edge_sweep(
         )
     question = Question("embed", "noise", tuple(metrics), ablation)
     plain = prepare(model, task, question, options=options or Options())
+    for name in graph.places[:-1]:
+        for number, pair in enumerate(plain.pairs):
+            named_position(pair.names, name, number)
     given = (plain.model, plain.pairs, plain.sites, plain.metrics, plain.direction, plain.options, plain.corruption)
     return EdgeSweep(*given, ablation, graph=graph)
 

@@ -72,7 +72,7 @@ def score(circuit: Circuit, model: Model, task: Task, *, options: Options | None
     asked |= {name: [run(mask) for mask in masks] for name, masks in ranked.items()}
     knocking = Knocking(circuit, how, rng)
     asked |= {name: [run(mask) for mask in masks] for name, masks in knocking.asked().items()}
-    count = sum(map(len, asked.values())) + knocking.later + 5  # all edges and none twice, and the circuit's divergence
+    count = sum(map(len, asked.values())) + knocking.later + 1  # and the circuit's divergence
     sweep.options.progress.start(count * len(task.pairs), "circuit runs")
     measured = measure(sweep, [mask for masks in asked.values() for mask in masks])
     values = _by_name(asked, measured)

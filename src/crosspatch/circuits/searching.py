@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save
 
 from crosspatch.circuits.acdc import Rule, Search
 from crosspatch.circuits.circuit import greedy_edges, top_edges
-from crosspatch.circuits.eap import Points, edge_scores
+from crosspatch.circuits.eap import Points, edge_scores, require_slope
 from crosspatch.circuits.exact import leave_one_out
 from crosspatch.circuits.machine import Machine
 from crosspatch.circuits.measuring import Count, Gauge
 from crosspatch.circuits.method import Method
-from crosspatch.circuits.nodes import edges_between, hisp_scores, node_scores
+from crosspatch.circuits.nodes import edges_between, estimates, hisp_scores, node_scores
 from crosspatch.circuits.opening import EdgeSweep
 from crosspatch.circuits.pruning import Trainer, Training, edge_gates, gate_scores, node_gates
 from crosspatch.core.errors import BadInput, CorruptFile, MemoryShortage
@@ -108,6 +108,7 @@ class Searching:
             yield Notes(plan)
             return
         with Journal.open(folder, question_hash(self.sweep, self.task), plan=plan) as journal:
+            journal.begin()  # even a search that keeps its state elsewhere claims the folder for its question
             self.sweep.adopt(journal.plan["cuts"])
             yield journal
 
@@ -116,7 +117,7 @@ class Searching:
         rule = Rule(how.threshold or 0.0, how.absolute, how.order, how.speculate)
         with self._journal() as journal, self._whole() as machine:
             sign, gap = gap_of(self.sweep)
-            search = Search(Gauge(machine, self.sweep.room, self.count), rule, sign, gap, journal)
+            search = Search(Gauge(machine, self.sweep.room, self.count), rule, -sign, gap, journal)
             resumed = False
             for passed in search.run():
                 self.sweep.options.progress.advance(passed if resumed else search.passed)
@@ -131,17 +132,19 @@ class Searching:
         return rises.astype(np.float32), search.mask
 
     def _nodes(self) -> Scores:
-        graph, given = self.sweep.graph, (self.sweep.model, self.task, self.sweep.graph)
-        if self.sweep.ablation is not None:
-            raise BadInput(f"by={self.how.by!r} estimates patches from the corrupt run: leave the ablation out.")
-        metric, options = self.sweep.metrics[0], self.sweep.plain_options
-        if self.how.by == "hisp":
-            nodes = hisp_scores(*given, metric=metric, options=options)
-        else:
-            nodes = node_scores(*given, metric=metric, estimator=self.how.estimator, options=options)
-            nodes = np.abs(nodes)
+        sweep, by = self.sweep, self.how.by
+        if sweep.ablation is not None:
+            raise BadInput(f"by={by!r} estimates patches from the corrupt run: leave the ablation out.")
+        estimator = "atp" if by == "hisp" else self.how.estimator
+        how = {"metric": sweep.metrics[0], "estimator": estimator, "options": sweep.plain_options}
+        found = estimates(sweep.model, self.task, **how)
+        for store, values in ((sweep.base, found.base), (sweep.source, found.source)):
+            store[0] = np.repeat(values, sweep.corruption.draws)
+        gap_of(sweep)
+        require_slope(sweep, float(np.abs(found.raw).sum()))
+        nodes = hisp_scores(found, sweep.graph) if by == "hisp" else np.abs(node_scores(found, sweep.graph))
         self.details["nodes"] = nodes.astype(np.float32)
-        return edges_between(graph, nodes)
+        return edges_between(sweep.graph, nodes)
 
     def _routes(self) -> Scores:
         from crosspatch.circuits.routing import route_scores

@@ -79,35 +79,34 @@ def token_parts(machine: Machine) -> Iterator[Int[Tensor, " token"]]:
 
 def layer_gradients(
     machine: Machine, layer: int, slope: Slope, tokens: Int[Tensor, " token"]
-) -> Float[Tensor, "receiver token d_model"]:
-    """Return the gradient at the stream of each receiver of a layer: queries, keys, values, then the MLP."""
+) -> Iterator[Float[Tensor, "receiver token d_model"]]:
+    """Yield the gradients at the streams of a layer's receivers: queries, keys and values together, then the MLP."""
     segments = machine.lane.segments
     if machine.model.anatomy.packed:  # norms and projections do not ask where a token stands
         segments = [Segment(0, 1, torch.zeros_like(tokens))]
-    attention = _through_attention(machine, layer, slope, (tokens, segments))
+    yield torch.cat(list(_through_attention(machine, layer, slope, (tokens, segments))))
     with torch.enable_grad():
         leaf = slope.mlp[tokens].requires_grad_()
         read = machine.inside.mlp(layer, leaf, segments, until="mlp.in")
-    (mlp,) = vector_jacobian(read, [leaf], slope.read[None, tokens].to(read.dtype))
-    return torch.cat([at_least_single(attention), at_least_single(mlp)])
+    yield at_least_single(vector_jacobian(read, [leaf], slope.read[None, tokens].to(read.dtype))[0])
 
 
 def _through_attention(
     machine: Machine, layer: int, slope: Slope, where: tuple[Tensor, Sequence[Segment]]
-) -> Float[Tensor, "receiver token d_model"]:
+) -> Iterator[Float[Tensor, "receiver token d_model"]]:
     """Pull gradients of each unit's projection back to the stream: through its own columns, then the block's norm."""
     (tokens, segments), into = where, machine.maps[layer].into
     leaf = slope.attention[tokens].requires_grad_()
-    if into is None:
-        parts = [
-            _through_block(machine, layer, (kind, slope.projected[kind][tokens]), (leaf, segments))
-            for kind in PROJECTED
-        ]
-        return torch.cat(parts)
-    with torch.enable_grad():
-        normed = machine.inside.normed(layer, leaf, segments)
-    back = [into[kind].back(slope.projected[kind][tokens]) for kind in PROJECTED]
-    return vector_jacobian(normed, [leaf], torch.cat(back).to(normed.dtype))[0]
+    if into is not None:
+        with torch.enable_grad():
+            normed = machine.inside.normed(layer, leaf, segments)
+    for kind in PROJECTED:
+        own = slope.projected[kind][tokens]
+        if into is None:
+            yield at_least_single(_through_block(machine, layer, (kind, own), (leaf, segments)))
+        else:
+            back = into[kind].back(own).to(normed.dtype)
+            yield at_least_single(vector_jacobian(normed, [leaf], back, keep=kind != PROJECTED[-1])[0])
 
 
 def _through_block(

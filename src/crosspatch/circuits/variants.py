@@ -49,7 +49,8 @@ class Stale:
             wanted[number] |= bool((reach[number] & needed).any())
             if wanted[number]:
                 needed |= read[number]
-        computed = np.flatnonzero(stale & needed)
+        # Also what nobody reads, where a receiver is shared with what is read: else it would count as known.
+        computed = np.flatnonzero(stale & np.any(reach[wanted], axis=0))
         return cls(changed & wanted, changed & ~wanted, {int(u): slot for slot, u in enumerate(computed)})
 
     @cached_property

@@ -38,7 +38,7 @@ class Inside:
     bench: Bench
     past: Sequence[Past | None]
     widths: Mapping[str, int]
-    _templates: dict[int, Any] = field(default_factory=dict)
+    _templates: dict[type, Any] = field(default_factory=dict)
 
     def normed(
         self, layer: int, hidden: Float[Tensor, "token d_model"], segments: Sequence[Segment]
@@ -109,11 +109,12 @@ class Inside:
         """Leave a block's attention out while the block lasts: zeros stand in its place."""
         block = block_list(self.bench.model.module, self.bench.anatomy)[layer]
         attention = block.get_submodule(self.bench.anatomy.attention)
-        if layer not in self._templates or not self.bench.anatomy.packed:
-            with _remembering(attention, partial(self._templates.__setitem__, layer)):
+        kind = type(attention)
+        if kind not in self._templates or not self.bench.anatomy.packed:
+            with _remembering(attention, partial(self._templates.__setitem__, kind)):
                 yield
             return
-        template = self._templates[layer]
+        template = self._templates[kind]
 
         def zeros(_: int, *args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
