@@ -355,6 +355,32 @@ def test_interrupted_scoring_keeps_the_circuit(call, document, tiny, here, monke
     assert told["score"]["n"] == 3
 
 
+def test_interruption_never_replaces_a_complete_run(found, call, tiny, monkeypatch):
+    """Ctrl-C while a circuit is found or scored once more leaves the complete run as it was."""
+    told, folder = found
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    for place in ("crosspatch.circuits.scoring.measure", "crosspatch.circuits.searching.Searching.run"):
+        with monkeypatch.context() as stopping:
+            stopping.setattr(place, stop)
+            result = call("circuit", "find", tiny, *FEW, "--size", 20, "--out", folder)
+        assert result.exit_code == 130
+        assert "still holds" in result.stderr
+        assert call("circuit", "show", folder).stdout.splitlines()[-2] == told["finding"]
+
+
+def test_a_search_leaves_scores_alone(found, document, call, tiny):
+    """A folder of `circuit score` is not taken for that of the search."""
+    _, folder = found
+    less = ("--random", 0, "--knockouts", 0, "--no-minimality", "--no-curve", "--out", "scores")
+    document("circuit", "score", folder, tiny, *FEW, "--seed", 3, *less)
+    result = call("circuit", "find", tiny, *FEW, "--size", 20, "--out", "scores")
+    assert result.exit_code == 2
+    assert "holds scores" in result.stderr
+
+
 def test_a_complete_run_is_not_run_again(found, call, tiny, monkeypatch):
     """--resume of a complete circuit shows it again."""
     told, folder = found

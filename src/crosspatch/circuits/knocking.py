@@ -68,6 +68,12 @@ class Knocking:
             found["minimality"] = [self.without(own, [node]) for node in self.circuit.nodes]
         return found
 
+    @property
+    def later(self) -> int:
+        """Number of circuits that are run to grow the greedy set."""
+        count = len([node for node in self.circuit.nodes if node.kind != "embed"])
+        return sum(2 * min(TRIED, count - step) for step in range(min(GREEDY, count))) if self.sets else 0
+
     def minimality(self, shares: Mapping[str, Float[np.ndarray, " circuit"]]) -> dict[str, float]:
         """Return what faithfulness loses without each node."""
         if not self.how.minimality:

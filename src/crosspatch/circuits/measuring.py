@@ -12,6 +12,7 @@ from crosspatch.circuits.variants import Stale, Variants
 from crosspatch.core.errors import NotFinite
 
 MOST = 256  # circuits of one pass: more help no product
+TOLD = 64  # circuits after which a listener hears of them
 
 Masks = Bool[np.ndarray, "circuit place receiver sender"]
 
@@ -109,7 +110,11 @@ def measure(sweep: EdgeSweep, masks: Sequence[Bool[np.ndarray, "place receiver s
         ends = [end.cpu().numpy() for end in machine.ends]
         full.append(ends[0])
         empty.append(ends[1] if sweep.ablation is None else gauge.measure(machine.clean, none)[:, 0])
-        parts.append(gauge.measure(machine.clean, np.stack(masks)))
-        sweep.options.progress.advance(len(machine.local.numbers))
+        found = []
+        for first in range(0, len(masks), TOLD):
+            block = np.stack(masks[first : first + TOLD])
+            found.append(gauge.measure(machine.clean, block))
+            sweep.options.progress.advance(len(block) * len(machine.local.numbers))
+        parts.append(np.concatenate(found, axis=1))
     values, clean, without = (np.concatenate(each, axis=-1) for each in (parts, full, empty))
     return Measured(values, clean, without, count.calls)

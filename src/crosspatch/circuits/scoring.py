@@ -72,11 +72,15 @@ def score(circuit: Circuit, model: Model, task: Task, *, options: Options | None
     asked |= {name: [run(mask) for mask in masks] for name, masks in ranked.items()}
     knocking = Knocking(circuit, how, rng)
     asked |= {name: [run(mask) for mask in masks] for name, masks in knocking.asked().items()}
+    count = sum(map(len, asked.values())) + knocking.later + 1  # and the circuit's divergence
+    sweep.options.progress.start(count * len(task.pairs), "circuit runs")
     measured = measure(sweep, [mask for masks in asked.values() for mask in masks])
     values = _by_name(asked, measured)
     _require_gap(measured, sweep)
     kl = measure(_sweep(circuit, model, task, replace(how, metric="kl"), options), asked["circuit"])
     shares = {name: _shares(found, measured) for name, found in values.items()}
+    completeness = knocking.knockouts(shares, lambda masks: _again(sweep, run, masks))
+    sweep.options.progress.close()
     return Scorecard(
         size=circuit.size,
         of=graph.size,
@@ -86,7 +90,7 @@ def score(circuit: Circuit, model: Model, task: Task, *, options: Options | None
         complement=values["complement"][0],
         kl=kl.values[0, 0],
         drawn=shares["random"],
-        completeness=knocking.knockouts(shares, lambda masks: _again(sweep, run, masks)),
+        completeness=completeness,
         minimality=knocking.minimality(shares),
         curves={name: _curve(values[name], measured) for name in ranked},
         warnings=tuple(_warnings(circuit, model, task, sweep)),

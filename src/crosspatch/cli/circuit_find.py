@@ -209,7 +209,8 @@ def run_hunt(hunt: Hunt, place: Found, voice: Voice, *, top: int, report: bool, 
         if circuit is None:
             circuit = _searched(hunt, place, voice)
             done = {"complete": hunt.scored_on is None, "resume": resume_command(sys.argv[1:])}
-            keep(circuit, None, place.folder, report=False, top=top, **done)
+            if place.score is None:  # else a whole run is there until there is another
+                keep(circuit, None, place.folder, report=False, top=top, **done)
         score = place.score if place.resume and place.circuit is not None else None
         if score is not None or (hunt.scored_on is None and place.resume and place.circuit is not None):
             voice.say(f"{place.folder} is complete already: nothing is left to run.")
@@ -236,14 +237,20 @@ def _scored(hunt: Hunt, circuit: "Circuit", place: Found, voice: Voice) -> "Scor
         error("no edge was kept: there is nothing to score. Lower the threshold.", label="empty circuit")
         return None
     progress = voice.progress()
-    voice.say(f"scoring the {circuit.size:,} edges on {len(hunt.scored_on)} pairs …")
+    voice.say(f"scoring the {circuit.size:,} edges on {len(hunt.scored_on)} pairs")
     try:
         return hunt.score(circuit, replace(hunt.options, progress=progress))
     except KeyboardInterrupt:
-        voice.document({"complete": False, "folder": place.folder, "resume": resume_command(sys.argv[1:])})
-        error(f"the circuit is found and kept in {place.folder}. Score it with:", label="interrupted")
-        sys.stderr.write(f"  {resume_command(sys.argv[1:])}\n")
+        command = resume_command(sys.argv[1:])
+        voice.document({"complete": False, "folder": place.folder, "resume": command})
+        if place.score is not None and not place.resume:
+            error(f"{place.folder} still holds the complete run that was there before.", label="interrupted")
+        else:
+            error(f"the circuit is found and kept in {place.folder}. Score it with:", label="interrupted")
+            sys.stderr.write(f"  {command}\n")
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        progress.close()
 
 
 def _tell_stopped(place: Found, voice: Voice) -> None:

@@ -66,6 +66,8 @@ def find_folder(now: Mapping[str, Any], folder: Path, resume: Path | None, voice
         voice.say(f"{folder} holds a damaged circuit, which is replaced ({damage})")
         return Found(folder)
     earlier = circuit.settings.get("settings", {})
+    if read_summary(folder).get("key"):
+        raise BadInput(f"{folder} holds scores of `circuit score`: give the search another folder.")
     if circuit_key(earlier) != circuit_key(now):
         how = "cannot resume it: give the options that it was started with" if resume else "give another --out, or "
         remove = "" if resume else f"remove it first: crosspatch runs remove {folder}"
