@@ -21,7 +21,7 @@ from crosspatch.core.journal import Journal, Notes, by_unit
 
 Index = tuple[int, int, int]
 Mask = Bool[np.ndarray, "place receiver sender"]
-TIE = 1e-5  # of the gap between the runs: closer to the threshold than this, an edge is measured alone
+TIE = 1e-5  # of the metric's size: closer to the threshold than this, an edge is measured alone
 FIRST, WIDEST = 4, 128  # edges of the first batch, and of the widest
 
 
@@ -78,7 +78,8 @@ class Guess:
 
 @dataclass
 class Search:
-    """One run of ACDC on a gauge whose metric is made a loss by `sign`; `scale` is the gap between the two runs.
+    """One run of ACDC on a gauge whose metric is made a loss by `sign`; `scale` is the size of the metric in a
+    single run, which rounding goes with.
 
     `mask` are the edges not yet cut, `steps` the tests so far, which `notes` keep.
     """

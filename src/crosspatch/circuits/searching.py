@@ -116,8 +116,9 @@ class Searching:
         how = self.how
         rule = Rule(how.threshold or 0.0, how.absolute, how.order, how.speculate)
         with self._journal() as journal, self._whole() as machine:
-            sign, gap = gap_of(self.sweep)
-            search = Search(Gauge(machine, self.sweep.room, self.count), rule, -sign, gap, journal)
+            sign, _ = gap_of(self.sweep)
+            scale = max(float(np.abs(values[0]).mean()) for values in (self.sweep.base, self.sweep.source))
+            search = Search(Gauge(machine, self.sweep.room, self.count), rule, -sign, scale, journal)
             resumed = False
             for passed in search.run():
                 self.sweep.options.progress.advance(passed if resumed else search.passed)
