@@ -14,6 +14,7 @@ import crosspatch as xp
 from crosspatch import circuits
 
 SAVED = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/circuits")
+ONLY = sys.argv[2].split(",") if len(sys.argv) > 2 else ()  # tasks to measure now; all, if none are named
 PAGE = Path(__file__).with_name("circuits.md")
 TASKS = {
     "ioi": {"template": 0, "order": "ABBA"},
@@ -34,8 +35,9 @@ METHODS = {
     "hisp": {},
     "routes": {},
     "random": {},
-    "acdc 1 %": {"by": "acdc", "share": 0.01},
     "exact": {},
+    "acdc 1 %": {"by": "acdc", "share": 0.01},
+    "acdc 1 %, absolute": {"by": "acdc", "share": 0.01, "absolute": True},
     "edge-masks": {"steps": 150, "rate": 0.3, "size": 0.05},
     "node-masks": {"steps": 150, "rate": 0.3},
 }
@@ -93,7 +95,7 @@ def main() -> None:
     for method, how in METHODS.items():
         for name, settings in TASKS.items():
             kept = SAVED / f"{name}-{method.replace(' ', '_')}.json"
-            if not kept.exists():
+            if not kept.exists() and (not ONLY or name in ONLY):
                 row = run(model, name, settings, method, how)
                 kept.write_text(json.dumps(row), encoding="utf-8")
                 print(
