@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -88,3 +89,27 @@ def circuit_of(graph: Graph, edges: frozenset[str]) -> Circuit:
         included[tuple(index)] = str(graph.edge(tuple(index))) in edges
     assert included.sum() == len(edges)
     return Circuit(graph, included)
+
+
+@dataclass
+class Stopper:
+    """Listens to a search, and ends it after some batches as Ctrl-C would; 0: lets it run."""
+
+    after: int = 0
+    total: int = 0
+    seen: list[int] = field(default_factory=list)
+
+    def start(self, total: int, unit: str) -> None:
+        """Note how much there is to do."""
+        del unit
+        self.total = total
+
+    def advance(self, done: int, note: str = "") -> None:
+        """Note what was done; end the search."""
+        del note
+        self.seen.append(done)
+        if len(self.seen) == self.after:
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 from torch import Tensor
 
 from crosspatch.circuits.graph import Graph
@@ -287,7 +287,7 @@ class _Opening:
         )
 
 
-def units_of(anatomy: Anatomy, kind: str, wide: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows unit d_head"]:
+def units_of(anatomy: Anatomy, kind: str, wide: Shaped[Tensor, "*rows width"]) -> Shaped[Tensor, "*rows unit d_head"]:
     """Split what a projection leaves into the units of a kind."""
     point = anatomy.points[kind]
     return wide[..., as_slice(point.columns(None))].unflatten(-1, (len(point.starts), point.width))

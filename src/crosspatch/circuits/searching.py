@@ -154,9 +154,7 @@ class Searching:
 
     def _masks(self) -> Scores:
         self.sweep.tracked = True
-        with self._journal() as journal, self._whole() as machine:
-            if isinstance(journal, Journal):
-                journal.begin()  # what is kept of training belongs to this question
+        with self._journal(), self._whole() as machine:
             gates, spread = (edge_gates if self.how.by == "edge-masks" else node_gates)(
                 machine.graph, self.sweep.model.device
             )
@@ -168,7 +166,9 @@ class Searching:
                 price=PRICE if self.how.by == "node-masks" else 0.0,
                 seed=self.how.seed,
             )
-            trainer = Trainer(machine, how, gates, spread, gap_of(self.sweep)[1])
+            gap_of(self.sweep)
+            gap = float(np.abs(self.sweep.base[0] - self.sweep.source[0]).mean())  # of each pair: means may cancel
+            trainer = Trainer(machine, how, gates, spread, gap)
             self.details["losses"] = np.array(self._trained(trainer), dtype=np.float32)
             return gate_scores(trainer)
 

@@ -16,6 +16,7 @@ def soft_run(machine: Machine, weights: Float[Tensor, "place receiver sender"]) 
     graph = machine.graph
     rows = graph.heads + 2 * graph.kv_heads + 1
     sent = [machine.change.embedded]
+    weights = weights.to(sent[0].dtype)
     for layer in range(machine.layers):
         first = layer * rows
         streams = _mixed(machine, machine.absent.attention[layer], weights[:, first : first + rows - 1], sent)
@@ -64,8 +65,8 @@ def _heads(machine: Machine, layer: int, streams: Float[Tensor, "receiver token 
 
 
 def _diagonals(
-    wide: dict[str, Float[Tensor, "receiver token unit d_head"]], counts: Sequence[int]
-) -> list[Float[Tensor, "token unit d_head"]]:
+    wide: dict[str, Float[Tensor, "receiver token _ d_head"]], counts: Sequence[int]
+) -> list[Float[Tensor, "token _ d_head"]]:
     """Take each unit's projection of its own stream."""
     found, first = [], 0
     for kind, count in zip(PROJECTED, counts, strict=True):
