@@ -12,6 +12,8 @@ from crosspatch.tasks import Task
 
 SITES = "embed@all, attn.head@all, mlp.out@all"
 
+ROUNDING = 1e-6  # of the largest layer's norm: a layer with less has nothing that matters, and is not blown up
+
 Nodes = Float[np.ndarray, " sender"]
 
 
@@ -34,7 +36,7 @@ def hisp_scores(found: Effects, graph: Graph) -> Nodes:
     size = np.abs(found.raw).mean(1, dtype=np.float64)[_rows(found, graph)]
     layers = np.array([-1 if sender.layer is None else sender.layer for sender in graph.senders])
     norms = np.array([np.linalg.norm(size[layers == layer]) for layer in layers])
-    return size / np.where(norms > 0, norms, 1.0)
+    return size / np.where(norms > ROUNDING * norms.max(), norms, 1.0)
 
 
 def _rows(found: Effects, graph: Graph) -> list[int]:
