@@ -82,8 +82,10 @@ def test_settings_that_make_no_sense(how: dict[str, Any], words: str) -> None:
 
 @every_method
 def test_a_place_that_a_pair_does_not_have(by: str) -> None:
-    with pytest.raises(BadInput, match=r"example 0 has no position named 'nope'; it has: end, mid"):
+    with pytest.raises(UnknownName, match=r"unknown position 'nope'.*end"):
         found(**WAYS[by], places=("mid", "nope"))
+    with pytest.raises(UnknownName, match="outside this prompt"):
+        found(**WAYS[by], places=("mid+99",))
 
 
 def test_a_place_beside_a_named_one() -> None:

@@ -18,7 +18,7 @@ from crosspatch.engine.sweep import Sweep
 from crosspatch.metrics import Metric
 from crosspatch.models.model import Model
 from crosspatch.models.runs import Bench, Running
-from crosspatch.sites.site import split_name
+from crosspatch.sites import resolve_position
 from crosspatch.tasks import Task
 
 ELSEWHERE = "elsewhere"  # the place of tokens that have no name
@@ -81,25 +81,10 @@ class EdgeSweep(Sweep):
         where = torch.full((lane.tokens,), len(self.graph.places) - 1)
         for place, name in enumerate(self.graph.places[:-1]):
             for row, number in enumerate(numbers):
-                position = named_position(self.pairs[number].names, name, number)
+                pair = self.pairs[number]
+                position = resolve_position(name, pair.names, len(pair.clean))
                 where[(lane.pairs.cpu() == row) & (lane.positions.cpu() == position)] = place
         return [(where == place).nonzero().flatten().to(lane.pairs.device) for place in range(len(self.graph.places))]
-
-
-def named_position(names: object, name: str, number: int) -> int:
-    """Return the position that a name such as `S2+1` has in a pair.
-
-    Raises:
-        BadInput: the pair has no such name.
-    """
-    base, offset = split_name(name) or (name, 0)
-    if not isinstance(names, dict) and not hasattr(names, "__getitem__"):
-        raise BadInput(f"example {number} has no named positions.")
-    try:
-        return names[base] + offset  # pyright: ignore[reportIndexIssue]
-    except KeyError:
-        offered = ", ".join(sorted(names)) or "none"  # pyright: ignore[reportCallIssue, reportArgumentType]
-        raise BadInput(f"example {number} has no position named {base!r}; it has: {offered}.") from None
 
 
 def edge_sweep(
@@ -125,8 +110,8 @@ def edge_sweep(
     question = Question("embed", "noise", tuple(metrics), ablation)
     plain = prepare(model, task, question, options=options or Options())
     for name in graph.places[:-1]:
-        for number, pair in enumerate(plain.pairs):
-            named_position(pair.names, name, number)
+        for pair in plain.pairs:
+            resolve_position(name, pair.names, len(pair.clean))
     given = (plain.model, plain.pairs, plain.sites, plain.metrics, plain.direction, plain.options, plain.corruption)
     return EdgeSweep(*given, ablation, graph=graph)
 

@@ -82,14 +82,16 @@ def write_as(form: Exchange, circuit: "Circuit", path: Path) -> Path:
 def _prompt(circuit: "Circuit") -> Any:
     """Return the prompt that a circuit was found on. Raises BadInput for a circuit that keeps none."""
     from crosspatch.circuits.neuronpedia import ShownPrompt
-    from crosspatch.circuits.opening import ELSEWHERE, named_position
+    from crosspatch.circuits.opening import ELSEWHERE
     from crosspatch.circuits.telling import about as told
+    from crosspatch.sites import resolve_position
 
     kept = circuit.details.get("prompt")
     if not isinstance(kept, dict):
         raise BadInput("this circuit keeps no prompt to draw it over: only `circuit find` keeps one. Find it again.")
     tokens, names = tuple(map(str, kept["tokens"])), dict(kept["names"])
-    positions = {place: named_position(names, place, 0) for place in circuit.graph.places if place != ELSEWHERE}
+    places = [place for place in circuit.graph.places if place != ELSEWHERE]
+    positions = {place: resolve_position(place, names, len(tokens)) for place in places}
     if circuit.graph.places:
         free = [at for at in range(len(tokens)) if at not in positions.values()]
         positions[ELSEWHERE] = free[-1] if free else 0
