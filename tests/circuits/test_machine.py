@@ -102,6 +102,28 @@ def test_circuits_beside_any_known_run(name: str, places: tuple[str, ...]) -> No
             assert expected.std() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["llama", "falcon_40b", "gemma3"])
+def test_nothing_is_read_before_it_is_written(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sender set aside for a run is computed by it, also where heads share keys and only one of them is read.
+
+    What lies in fresh memory must not matter: it is filled with NaN, and a weight of zero would let that through.
+    """
+    empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *how, **more: empty(*how, **more).fill_(torch.nan))
+    with machine_of(little(name)[0], UNEVEN) as machine:
+        rng, edges = np.random.default_rng(0), np.argwhere(machine.graph.full())
+        for _ in range(3):
+            known = machine.clean.copy()
+            for _ in range(25):
+                masks = np.repeat(known.masks[None], 2, axis=0)
+                for mask in masks:
+                    mask[*edges[rng.choice(len(edges), 2)].T] ^= True
+                step = Variants.of(machine, known, masks)
+                assert step.run().isfinite().all()
+                assert step.own.isfinite().all()
+                step.adopt(0)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox"])
 def test_edges_on_no_path_carry_nothing(name: str) -> None:
     """What nobody hears, and what a node adds into which no edge leads, is the corrupt run's whatever else is there."""

@@ -49,8 +49,9 @@ class Stale:
             wanted[number] |= bool((reach[number] & needed).any())
             if wanted[number]:
                 needed |= read[number]
-        # Also what nobody reads, where a receiver is shared with what is read: else it would count as known.
-        computed = np.flatnonzero(stale & np.any(reach[wanted], axis=0))
+        # Also what nobody reads, where a receiver is shared with what is read: else it would count as known. But
+        # nothing that only skipped receivers change: its layer need not run, and its slot would stay unwritten.
+        computed = np.flatnonzero(np.any(reach[changed & wanted], axis=0))
         return cls(changed & wanted, changed & ~wanted, {int(u): slot for slot, u in enumerate(computed)})
 
     @cached_property
