@@ -37,7 +37,6 @@ if TYPE_CHECKING:
         group,
         patch,
         patch_metrics,
-        patch_modules,
         path_patch,
         plan_patch,
         split_effects,
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     )
     from crosspatch.executors import Crew
     from crosspatch.models import Layout, Model, open_model
+    from crosspatch.modules import Trial, capture_any, patch_any, patch_modules
     from crosspatch.referee import AuditPlan, audit
     from crosspatch.sites import Edge, Group, Site, parse_site
 
@@ -75,6 +75,7 @@ _HOME = {
     "Resample": "crosspatch.engine",
     "Scale": "crosspatch.engine",
     "Site": "crosspatch.sites",
+    "Trial": "crosspatch.modules",
     "Verify": "crosspatch.attribution",
     "Zero": "crosspatch.engine",
     "ablate": "crosspatch.engine",
@@ -82,13 +83,15 @@ _HOME = {
     "audit": "crosspatch.referee",
     "cache_activations": "crosspatch.engine",
     "capture": "crosspatch.engine",
+    "capture_any": "crosspatch.modules",
     "cuts": "crosspatch.engine",
     "group": "crosspatch.engine",
     "open_model": "crosspatch.models",
     "parse_site": "crosspatch.sites",
     "patch": "crosspatch.engine",
+    "patch_any": "crosspatch.modules",
     "patch_metrics": "crosspatch.engine",
-    "patch_modules": "crosspatch.engine",
+    "patch_modules": "crosspatch.modules",
     "path_patch": "crosspatch.engine",
     "plan_patch": "crosspatch.engine",
     "split_effects": "crosspatch.engine",
@@ -121,6 +124,7 @@ __all__ = [
     "Resample",
     "Scale",
     "Site",
+    "Trial",
     "Verify",
     "Zero",
     "ablate",
@@ -129,6 +133,7 @@ __all__ = [
     "audit",
     "cache_activations",
     "capture",
+    "capture_any",
     "circuits",
     "cuts",
     "flow",
@@ -139,6 +144,7 @@ __all__ = [
     "open_model",
     "parse_site",
     "patch",
+    "patch_any",
     "patch_metrics",
     "patch_modules",
     "path_patch",

@@ -9,7 +9,11 @@ OFFSETS = st.sampled_from(["", "+1", "-1", "+12"])
 NAMED = st.builds("{}{}".format, NAMES, OFFSETS)
 SMALL = st.integers(-9, 9)
 SPANS = st.builds(Span, st.none() | SMALL, st.none() | SMALL)
-EXTENT = Extent(6, {"attn.q": 4, "attn.k": 1, "attn.v": 1, "attn.pattern": 4, "attn.head": 4, "mlp.hidden": 7})
+EXTENT = Extent(
+    6,
+    {"attn.q": 4, "attn.k": 1, "attn.v": 1, "attn.pattern": 4, "attn.head": 4, "mlp.hidden": 7}
+    | {"cross.q": 4, "cross.k": 2, "cross.v": 2, "cross.head": 4},
+)
 
 
 @st.composite

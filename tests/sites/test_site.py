@@ -71,14 +71,34 @@ def test_the_table_of_kinds():
         "attn.v": "kv_head",
         "attn.pattern": "head",
         "attn.head": "head",
+        "cross.q": "head",
+        "cross.k": "kv_head",
+        "cross.v": "kv_head",
+        "cross.head": "head",
         "mlp.hidden": "neuron",
     }
     assert all(
-        name.startswith(("attn", "mlp", "resid")[index])
+        name.startswith(("attn", "cross", "mlp", "resid")[index])
         for name, kind in KINDS.items()
-        for index, part in enumerate(("attention", "mlp", "residual"))
+        for index, part in enumerate(("attention", "cross-attention", "mlp", "residual"))
         if kind.part == part
     )
+
+
+def test_kinds_of_a_stack():
+    """A stack's name stands before the kind, in selections and in sites; they sort stack by stack."""
+    site = Site("decoder.cross.head", 3, 1, "end")
+    assert parse_site(str(site)) == site
+    assert str(site) == "decoder.cross.head[3, 1]@end"
+    assert [str(each) for each in parse("encoder.resid.post[0|1], vision.embed").expand(EXTENT)] == [
+        "encoder.resid.post[0]", "encoder.resid.post[1]", "vision.embed",
+    ]  # fmt: skip
+    ordered = [Site("resid.post", 4), Site("decoder.resid.pre", 0), Site("decoder.mlp.out", 0), Site("encoder.embed")]
+    assert sorted(reversed(ordered)) == ordered
+    with pytest.raises(UnknownName, match=r"decoder\.resid"):
+        Site("decoder.resid", 0)
+    with pytest.raises(BadInput, match=r"encoder\.resid\.post"):
+        Site("encoder.resid.post", 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from crosspatch.engine.effects import Effects
     from crosspatch.engine.grids import ExampleView, Grid
     from crosspatch.engine.groups import cuts, group, summed, windows
-    from crosspatch.engine.modules import patch_modules
     from crosspatch.engine.patching import ablate, patch, patch_metrics, plan_patch
     from crosspatch.engine.paths import Paths, path_patch, split_effects
     from crosspatch.engine.plan import Plan
@@ -42,7 +41,6 @@ _HOME = {
     "group": "groups",
     "patch": "patching",
     "patch_metrics": "patching",
-    "patch_modules": "modules",
     "path_patch": "paths",
     "plan_patch": "patching",
     "split_effects": "paths",
@@ -75,7 +73,6 @@ __all__ = [
     "group",
     "patch",
     "patch_metrics",
-    "patch_modules",
     "path_patch",
     "plan_patch",
     "split_effects",

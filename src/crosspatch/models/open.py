@@ -36,7 +36,7 @@ def open_model(
         UnknownName: no model of that name.
         BadInput: the module is in training mode, compiled, or laid out in a way that is not understood; weights exist
             only as pickle; or the layout does not suit the model.
-        NotProved: the module has no stack of blocks between an embedding and logits; use `patch_modules` on it.
+        NotProved: the module has no stack of blocks between an embedding and logits; make a `Trial` of it.
     """
     place = layout if layout is None or device is None else layout.on(parse_device(device))
     loaded = load(what, tokenizer=tokenizer, dtype=dtype, device=place or device, say=say)

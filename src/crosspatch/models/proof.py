@@ -31,7 +31,7 @@ LENGTH = 7  # tokens of a proving prompt: long enough that heads attend to diffe
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 # What a sweep takes to act on its own token only, until the next block reads the stream.
 LOCAL = ("attn.q", "attn.head", "mlp.in", "mlp.hidden")
-BY_PATH = "Patch it by module path instead: crosspatch.engine.patch_modules."
+BY_PATH = "Patch it as any module instead: crosspatch.Trial and patch_any."
 
 
 def proving_ids(anatomy: Anatomy, device: torch.device) -> Int[Tensor, "batch pos"]:

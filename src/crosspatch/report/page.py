@@ -18,7 +18,7 @@ from crosspatch.report.frame import clean_text, page_script, page_style, policy,
 from crosspatch.report.payload import Payload, build_payload
 from crosspatch.report.set_up import how_lines, kicker
 from crosspatch.report.verification import verification
-from crosspatch.sites import KINDS
+from crosspatch.sites import KINDS, split_stack
 
 TOP_ROWS, UNIT_ROWS = 20, 8
 
@@ -98,7 +98,8 @@ def _drawings(effects: Effects, grids: Sequence[Grid], *, best: int | None) -> d
 
 def _unit(kind: str) -> str | None:
     """Name the units of a kind's columns; groups have none."""
-    return KINDS[kind].unit if kind in KINDS else None
+    name = split_stack(kind)[1]
+    return KINDS[name].unit if name in KINDS else None
 
 
 def _has_units(grid: Grid) -> bool:

@@ -21,5 +21,6 @@ from .site import KINDS as KINDS
 from .site import Kind as Kind
 from .site import Site as Site
 from .site import kind_of as kind_of
+from .site import split_stack as split_stack
 from .transformer_lens import from_transformer_lens as from_transformer_lens
 from .transformer_lens import to_transformer_lens as to_transformer_lens

@@ -8,7 +8,7 @@ from typing import Never
 from crosspatch.core.errors import BadInput
 from crosspatch.sites.extent import Extent, list_layers, list_units
 from crosspatch.sites.items import EACH, Item, Items, Span, join_items, keep_positions
-from crosspatch.sites.site import KINDS, TOGETHER, Site, join_name, kind_of, no_units
+from crosspatch.sites.site import TOGETHER, Site, join_name, kind_of, no_units
 from crosspatch.sites.transformer_lens import from_transformer_lens, is_transformer_lens_name
 
 _EXAMPLE = "For example: resid.pre, attn.head[9|10, *]@S2, mlp.out[2:6]@end."
@@ -183,7 +183,7 @@ def _pattern(reader: _Reader) -> Pattern:
 
 
 def _named_pattern(reader: _Reader, site: Site) -> Pattern:
-    units: Items = (EACH,) if KINDS[site.kind].unit else ()
+    units: Items = (EACH,) if kind_of(site.kind).unit else ()
     layers: Items = () if site.layer is None else (site.layer,)
     plain = Pattern(site.kind, layers, units)
     if reader.take("["):

@@ -2,20 +2,23 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import total_ordering
+from dataclasses import dataclass, replace
+from functools import cache, total_ordering
 from types import MappingProxyType
 from typing import Literal
 
 from crosspatch.core.errors import BadInput, UnknownName
 
 Unit = Literal["head", "kv_head", "neuron"]
-Part = Literal["input", "residual", "attention", "mlp", "output"]
+Part = Literal["input", "residual", "attention", "cross-attention", "mlp", "output"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of site: whether each layer has one, what its unit is called, and the part of the model it is in."""
+    """One kind of site: whether each layer has one, what its unit is called, and the part of the model it is in.
+
+    Of a model with several stacks of blocks, a kind is one stack's: `encoder.resid.post`.
+    """
 
     name: str
     part: Part
@@ -37,6 +40,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind("attn.pattern", "attention", "head"),
             Kind("attn.head", "attention", "head"),
             Kind("attn.out", "attention"),
+            Kind("cross.in", "cross-attention"),
+            Kind("cross.q", "cross-attention", "head"),
+            Kind("cross.k", "cross-attention", "kv_head"),
+            Kind("cross.v", "cross-attention", "kv_head"),
+            Kind("cross.head", "cross-attention", "head"),
+            Kind("cross.out", "cross-attention"),
             Kind("resid.mid", "residual"),
             Kind("mlp.in", "mlp"),
             Kind("mlp.hidden", "mlp", "neuron"),
@@ -94,7 +103,7 @@ class Site:
     def _bracket(self) -> str:
         if self.layer is None:
             return ""
-        if KINDS[self.kind].unit is None:
+        if kind_of(self.kind).unit is None:
             return f"[{self.layer}]"
         return f"[{self.layer}, {TOGETHER if self.unit is None else self.unit}]"
 
@@ -104,17 +113,25 @@ class Site:
         return _sort_key(self) < _sort_key(other)
 
 
+@cache
 def kind_of(name: str) -> Kind:
-    """Return the kind of that name; raise UnknownName with the closest one."""
-    if name not in KINDS:
+    """Return the kind of that name, of a stack too; raise UnknownName with the closest one."""
+    kind = KINDS.get(name) or KINDS.get(split_stack(name)[1])
+    if kind is None:
         raise UnknownName.of("site kind", name, KINDS)
-    return KINDS[name]
+    return replace(kind, name=name)
+
+
+def split_stack(kind: str) -> tuple[str, str]:
+    """Split `encoder.resid.post` into the stack and the kind; the stack is empty for a kind alone."""
+    stack, _, rest = kind.partition(".")
+    return (stack, rest) if kind not in KINDS and rest in KINDS else ("", kind)
 
 
 def no_units(kind: str) -> str:
     """Say that sites of this kind have no units, and which kinds have."""
     having = ", ".join(name for name, each in KINDS.items() if each.unit)
-    shape = f"{kind}[layer]" if KINDS[kind].has_layers else kind
+    shape = f"{kind}[layer]" if kind_of(kind).has_layers else kind
     return f"{kind} has no units (heads or neurons): write {shape}. Kinds with units: {having}."
 
 
@@ -138,13 +155,14 @@ def _check_position(position: str) -> None:
         )
 
 
-def _sort_key(site: Site) -> tuple[int, int, int, int, int, int, str]:
-    kind = KINDS[site.kind]
+def _sort_key(site: Site) -> tuple[str, int, int, int, int, int, int, str]:
+    stack, name = split_stack(site.kind)
     place = site.position
     return (
-        int(kind.part == "output"),
+        stack,
+        int(KINDS[name].part == "output"),
         -1 if site.layer is None else site.layer,
-        _RANK[site.kind],
+        _RANK[name],
         -1 if site.unit is None else site.unit,
         0 if place is None else 1 if isinstance(place, int) else 2,
         place if isinstance(place, int) else 0,

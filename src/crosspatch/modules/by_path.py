@@ -1,6 +1,6 @@
 """Patching by module path: any `torch.nn.Module`, whatever its outputs, with no anatomy needed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from crosspatch.core.errors import BadInput, NotFinite, UnknownName
 from crosspatch.models.guard import refuse_compiled
 from crosspatch.models.weights import untracked
+from crosspatch.replay.recording import called
+from crosspatch.replay.values import mapped, tensors
 
 Score = Callable[[Any], Tensor]
 
@@ -86,13 +88,6 @@ def _paths(module: nn.Module, paths: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(paths) if paths is not None else tuple(known)
 
 
-def _call(module: nn.Module, inputs: Any) -> Any:
-    inputs = _mapped(inputs, torch.clone)  # a module may write into its inputs, and they are needed again
-    if isinstance(inputs, Mapping):
-        return module(**inputs)
-    return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
-
-
 def _score(metric: Score, output: Any, run: str) -> Float[Tensor, " example"]:
     value = metric(output)
     if not isinstance(value, Tensor) or value.ndim != 1:
@@ -109,11 +104,12 @@ def _record(module: nn.Module, inputs: Any, metric: Score, paths: Sequence[str])
     outputs: dict[str, list[Any]] = {path: [] for path in paths}
 
     def keep(path: str) -> Callable[..., None]:
-        return lambda _, __, output: outputs[path].append(_mapped(output, torch.clone))
+        return lambda _, __, output: outputs[path].append(mapped(output, torch.clone))
 
     handles = [module.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
     try:
-        return outputs, _score(metric, _call(module, inputs), "unpatched run")
+        # A copy, since a module may write into its inputs, and they are needed again.
+        return outputs, _score(metric, called(module, mapped(inputs, torch.clone)), "unpatched run")
     finally:
         for handle in handles:
             handle.remove()
@@ -122,36 +118,11 @@ def _record(module: nn.Module, inputs: Any, metric: Score, paths: Sequence[str])
 def _patched(module: nn.Module, inputs: Any, metric: Score, path: str, outputs: Sequence[Any]) -> Tensor:
     """Run with one module's outputs replaced."""
     calls = iter(outputs)
-    handle = module.get_submodule(path).register_forward_hook(lambda *_: _mapped(next(calls), torch.clone))
+    handle = module.get_submodule(path).register_forward_hook(lambda *_: mapped(next(calls), torch.clone))
     try:
-        return _score(metric, _call(module, inputs), f"run patched at {path}")
+        return _score(metric, called(module, mapped(inputs, torch.clone)), f"run patched at {path}")
     finally:
         handle.remove()
-
-
-def _mapped(value: Any, act: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `act` to every tensor in nested tuples, lists and dicts; anything else stays."""
-    if isinstance(value, Tensor):
-        return act(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(item, act) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(item, act) for item in value)
-    if isinstance(value, Mapping):
-        changed = {key: _mapped(item, act) for key, item in value.items()}
-        return changed if type(value) is dict else type(value)(changed)  # pyright: ignore[reportCallIssue]
-    return value
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _mismatch(source: Sequence[Any], base: Sequence[Any]) -> str:
@@ -160,7 +131,7 @@ def _mismatch(source: Sequence[Any], base: Sequence[Any]) -> str:
         return "it is not called in the base run"
     if len(source) != len(base):
         return f"it is called {len(source)} times in the source run and {len(base)} times in the base run"
-    shapes = [[list(t.shape) for t in _tensors(call)] for run in (source, base) for call in run]
+    shapes = [[list(t.shape) for t in tensors(call)] for run in (source, base) for call in run]
     if not shapes[0]:
         return "its output holds no tensor"
     pairs = zip(shapes[: len(source)], shapes[len(source) :], strict=True)

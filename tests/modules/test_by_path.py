@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 import zoo
 from crosspatch.core.errors import BadInput, NotFinite, UnknownName
-from crosspatch.engine.modules import patch_modules
+from crosspatch.modules.by_path import patch_modules
 
 Two = namedtuple("Two", "left right")
 

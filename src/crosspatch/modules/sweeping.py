@@ -1,0 +1,162 @@
+"""The sweep over any module: patched runs share a batch, and what they do not change is proved and then reused."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from crosspatch.core.errors import BadInput, MemoryShortage
+from crosspatch.engine.attempt import Attempt
+from crosspatch.modules.anatomy import Place
+from crosspatch.modules.cells import Cell
+from crosspatch.modules.trial import Trial
+from crosspatch.modules.views import view
+from crosspatch.replay import Recording, Spot, record, replay, see
+
+NEAR = 1e-4  # share of the largest metric by which a proof may miss
+
+
+@dataclass
+class Counts:
+    """What a sweep did: forwards of the whole module, runs of many rows, how often they were halved."""
+
+    forwards: int = 0
+    runs: int = 0
+    rows: int = 0
+    halvings: int = 0
+    plain: list[str] = field(default_factory=list)  # where nothing could be reused
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """The two runs of a chunk of pairs: the base run recorded, its metric, and what the source run has at the spots."""
+
+    trial: Trial
+    recording: Recording
+    values: Mapping[Spot, Tensor]
+    base: Float[Tensor, " example"]
+    source: Float[Tensor, " example"]
+
+
+def sweep(
+    trial: Trial, cells: Sequence[Cell], *, direction: str, rows: int, count: Counts
+) -> tuple[Mapping[Cell, float], Float32[np.ndarray, " example"], Float32[np.ndarray, " example"]]:
+    """Run all cells; return metric(patched) of each, and the metrics of the base and the source run.
+
+    Ctrl-C ends early, with the cells so far.
+    """
+    sides = _sides(trial, {spot for cell in cells for spot in cell.spots}, direction, count)
+    found: dict[Cell, float] = {}
+    try:
+        for spots, alike in _by_spots(cells).items():
+            reuse = _proved(sides, spots, count)
+            for first in range(0, len(alike), rows):
+                _run(sides, alike[first : first + rows], reuse=reuse, found=found, count=count)
+    except KeyboardInterrupt:
+        pass
+    return found, sides.base.numpy(), sides.source.numpy()
+
+
+def _by_spots(cells: Sequence[Cell]) -> dict[tuple[Spot, ...], list[Cell]]:
+    """Gather cells that write at the same places, which can share a run."""
+    found: dict[tuple[Spot, ...], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.spots, []).append(cell)
+    return found
+
+
+def _sides(trial: Trial, spots: set[Spot], direction: str, count: Counts) -> Sides:
+    base, source = ("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt")
+    recording = record(trial.outline, trial.inputs(base), spots)
+    output, values = see(trial.module, trial.inputs(source), tuple(spots))
+    count.forwards += 4
+    if missed := next((spot for spot in spots if spot not in values), None):
+        raise BadInput(f"module {missed.path!r} is called in the {base} run, and not as often in the {source} run.")
+    every = range(trial.count)
+    scores = trial.score(recording.result, every, f"{base} run"), trial.score(output, every, f"{source} run")
+    return Sides(trial, recording, values, *scores)
+
+
+def _proved(sides: Sides, spots: tuple[Spot, ...], count: Counts) -> bool:
+    """Whether a run that writes the base run's own values, with all else reused, gives the base run; in another order.
+
+    Modules that keep a state or change what they are handed may not, and are then run as a whole.
+    """
+    rows = list(reversed(range(sides.trial.count)))
+    own: dict[Spot, Callable[[Tensor], Tensor]] = dict.fromkeys(spots, torch.clone)
+    for reuse in (True, False):
+        count.forwards += 1
+        try:
+            output = replay(sides.recording, own, rows=rows, reuse=reuse)
+            score = sides.trial.score(output, rows, "base run, run again")
+        except Exception:  # whatever a module does with values it did not make itself
+            if not reuse:
+                raise
+            continue
+        size = float(torch.stack([sides.base.abs(), sides.source.abs()]).max())
+        if float((score - sides.base[rows]).abs().max()) <= NEAR * max(size, 1e-6):
+            if not reuse:
+                count.plain.append(spots[0].path)
+            return reuse
+    raise BadInput(
+        f"{type(sides.trial.module).__name__} gives other numbers when its examples come in another order or number, "
+        "so they cannot be patched in one batch. Give them one at a time."
+    )
+
+
+def _run(sides: Sides, cells: Sequence[Cell], *, reuse: bool, found: dict[Cell, float], count: Counts) -> None:
+    """Run some cells that write at the same places, half of them at a time if memory is short."""
+    attempt = Attempt()
+    with attempt:
+        examples = [cell.example for cell in cells]
+        writes = {spot: _writer(sides, cells, spot) for spot in cells[0].spots}
+        output = replay(sides.recording, writes, rows=examples, reuse=reuse)
+        values = sides.trial.score(output, examples, f"run patched at {cells[0].spots[0].path}")
+        found.update(zip(cells, values.tolist(), strict=True))
+        count.runs += 1
+        count.rows += len(cells)
+        return
+    if len(cells) == 1:
+        raise MemoryShortage("not even one patched run fits in memory: give fewer pairs, or shorter inputs.")
+    count.halvings += 1
+    half = len(cells) // 2
+    for part in (cells[:half], cells[half:]):
+        _run(sides, part, reuse=reuse, found=found, count=count)
+
+
+def _writer(sides: Sides, cells: Sequence[Cell], spot: Spot) -> Callable[[Tensor], Tensor]:
+    """Return what writes the source run's values at a spot, each row its own positions and columns."""
+    trial = sides.trial
+    module = trial.module.get_submodule(spot.path)
+    axis = 0 if spot.side == "input" else (sides.recording.axes.get((spot.path, spot.call)) or (0,) * 99)[spot.tensor]
+    taken, _ = view(sides.values[spot], axis=axis or 0, count=trial.count, module=module)
+
+    def write(value: Tensor) -> Tensor:
+        changed, back = view(value, axis=axis or 0, count=len(cells), module=module)
+        if changed.shape[1:] != taken.shape[1:]:
+            raise BadInput(
+                f"module {spot.path!r} has {list(taken.shape[1:])} positions and columns in the source "
+                f"run and {list(changed.shape[1:])} in the patched one."
+            )
+        for row, cell in enumerate(cells):
+            for part in cell.parts:
+                if part.place.spot == spot:
+                    _write(changed[row], taken[cell.example], part.place, part.unit, part.positions)
+        return back(changed)
+
+    return write
+
+
+def _write(
+    to: Float[Tensor, "position column"],
+    taken: Float[Tensor, "position column"],
+    place: Place,
+    unit: int | None,
+    positions: tuple[int, ...] | None,
+) -> None:
+    columns = place.columns(unit)
+    for at in (slice(None),) if positions is None else positions:
+        to[at, columns] = taken[at, columns]

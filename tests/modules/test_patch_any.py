@@ -1,0 +1,350 @@
+"""patch_any: every architecture, every kind of site, as plain hooks and whole forwards give it; and its refusals."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import crosspatch as xp
+from crosspatch.core.errors import BadInput, NotFinite, UnknownName
+from crosspatch.modules.cells import place_of
+from crosspatch.sites import Site
+from modules.families import FAMILIES, built, noise, score, trial
+from naive.modules import changed, naive_patch
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers, about names that it will change
+# Of kinds with a site for each position, head and neuron only some are compared: each takes two whole forwards.
+SOME = {"mlp.hidden": "[*, 3]", "attn.q": "[*, 1]", "attn.k": "[*, 1]", "attn.v": "[*, 0]", "cross.k": "[*, 0]"}
+
+
+def selection(given):
+    """Name all kinds of all stacks, with some units of those that have many."""
+    found = []
+    for stack in given.stacks:
+        for kind in stack.kinds():
+            plain = kind.removeprefix(f"{stack.name}.") if stack.name else kind
+            found.append(kind + SOME.get(plain, ""))
+    return ", ".join(found)
+
+
+def flattened(given, value, part):
+    """See a value as [example, position, column]: images by pixel, entries side by side by example."""
+    maps = value.ndim == 4 or (value.ndim == 3 and isinstance(part, (nn.Conv1d, nn.GroupNorm)))
+    if maps:
+        return value.flatten(2).transpose(1, 2), lambda new: new.transpose(1, 2).reshape(value.shape)
+    return value.reshape(given.count, -1, value.shape[-1]), lambda new: new.reshape(value.shape)
+
+
+def naive_effect(given, site, direction="denoise"):
+    place = place_of(given, site)
+    part = given.module.get_submodule(place.spot.path)
+    runs = {"base": given.corrupt, "source": given.clean}
+    if direction == "noise":
+        runs = {"base": given.clean, "source": given.corrupt}
+
+    def run(name):
+        inputs = runs[name]
+        return given.metric(given.module(**inputs) if isinstance(inputs, dict) else given.module(inputs))
+
+    def write(value, taken):
+        (seen, back), (source, _) = flattened(given, value, part), flattened(given, taken, part)
+        at = slice(None) if site.position == "all" else [site.position]
+        block = seen[:, at].clone()
+        block[..., place.columns(site.unit)] = source[:, at][..., place.columns(site.unit)]
+        seen = seen.clone()
+        seen[:, at] = block
+        return back(seen)
+
+    return naive_patch(run, part, place.spot.side, place.spot.tensor, write).numpy()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_kind_of_site_of_every_architecture(name):
+    """The stacks are found, every kind has its place, and effects are those of plain hooks and whole forwards."""
+    given, family = trial(name), FAMILIES[name]
+    assert {stack.name: stack.layers for stack in given.stacks} == dict(family.stacks)
+    assert {kind for stack in given.stacks for layer in stack.places for kind in layer} == set(family.kinds)
+    assert not any(stack.refused for stack in given.stacks)
+    effects = xp.patch_any(given, sites=selection(given))
+    assert not effects.warnings
+    firsts = {}
+    for number, site in enumerate(effects.sites):
+        strength = np.abs(effects.raw[number]).max()
+        if strength > firsts.get(site.kind, (0, -1.0))[1]:
+            firsts[site.kind] = number, strength
+    assert set(firsts) == {kind for stack in given.stacks for kind in stack.kinds()}
+    scale = max(float(np.abs(effects.gap).max()), float(np.abs(effects.raw).max()))
+    for number, _ in firsts.values():
+        expected = naive_effect(given, effects.sites[number])
+        np.testing.assert_allclose(effects.raw[number], expected, atol=1e-4 * scale, err_msg=str(effects.sites[number]))
+
+
+@pytest.mark.parametrize("name", ["whisper", "unet", "qwen2-vl", "gru policy"])
+def test_the_base_runs_own_values_change_nothing(name):
+    given = trial(name)
+    family = FAMILIES[name]
+    same = xp.Trial(built(name), family.inputs(1), family.inputs(1), lambda output: score(name, output), 2)
+    effects = xp.patch_any(same, sites=f"{given.stacks[-1].kind('resid.post')}[-1]")
+    assert np.abs(effects.raw).max() < 1e-4 * max(1.0, np.abs(effects.base).max())
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "mamba", "mlp policy", "sd3"])
+def test_the_whole_stream_is_the_source_run(name):
+    """Of one stack that all goes through; SD3's text stream and time steps come in beside it."""
+    effects = xp.patch_any(trial(name), sites="resid.post[0]@all, resid.post[-1]@all")
+    whole = effects.values[-1] if name == "sd3" else effects.values[0]
+    if name != "sd3":
+        np.testing.assert_allclose(effects.raw[0], effects.gap, atol=1e-4 * np.abs(effects.gap).max())
+    assert np.isfinite(whole).all()
+
+
+def test_noise_is_the_other_way():
+    given = trial("whisper")
+    effects = xp.patch_any(given, sites="decoder.cross.head[1, 2]@3", direction="noise")
+    expected = naive_effect(given, effects.sites[0], "noise")
+    np.testing.assert_allclose(effects.raw[0], expected, atol=1e-4 * np.abs(effects.gap).max())
+    np.testing.assert_array_equal(effects.base, xp.patch_any(given, sites="encoder.resid.pre[0]@0").source)
+
+
+def test_groups_are_written_in_one_run():
+    """All four cross-attention heads of a layer at all positions are that layer's cross-attention."""
+    given = trial("whisper")
+    heads = xp.Group("heads", tuple(Site("decoder.cross.head", 0, head, "all") for head in range(4)))
+    both = xp.Group("both", (Site("encoder.resid.post", 1, None, "all"), Site("decoder.mlp.out", 1, None, 2)))
+    effects = xp.patch_any(given, sites=[heads, Site("decoder.cross.out", 0, None, "all"), both])
+    np.testing.assert_allclose(effects.raw[0], effects.raw[1], atol=1e-4 * np.abs(effects.gap).max())
+    # The encoder's last block is all that the audio acts through.
+    np.testing.assert_allclose(effects.raw[2], effects.gap, atol=1e-4 * np.abs(effects.gap).max())
+
+
+def test_names_lengths_and_padding():
+    """Positions have names; padding of the second example is left out, and holds nothing."""
+    family = FAMILIES["t5"]
+    metric = lambda output: score("t5", output)  # noqa: E731
+    given = xp.Trial(
+        built("t5"), family.inputs(1), family.inputs(2), metric, 2,
+        names={"word": [2, 3]}, lengths={"encoder": [7, 5]},
+    )  # fmt: skip
+    effects = xp.patch_any(given, sites="encoder.resid.pre[0]@*|word|all")
+    places = [site.position for site in effects.sites]
+    assert np.isnan(effects.raw[places.index(6)]).tolist() == [False, True]
+    word, second, third = (effects.raw[places.index(at)] for at in ("word", 2, 3))
+    assert word.tolist() == [second[0], third[1]]
+    np.testing.assert_allclose(effects.raw[places.index("all")], effects.gap, atol=1e-4 * np.abs(effects.gap).max())
+
+
+def test_a_metric_may_ask_which_examples_it_sees():
+    right = torch.tensor([5, 9])
+    family = FAMILIES["whisper"]
+    told = lambda output, rows: output.logits[torch.arange(len(rows)), -1, right[rows]]  # noqa: E731
+    plain = lambda output: output.logits[:, -1]  # noqa: E731
+    given = xp.Trial(built("whisper"), family.inputs(1), family.inputs(2), told, 2)
+    effects = xp.patch_any(given, sites="decoder.mlp.out[0]@1")
+    for example, token in enumerate(right.tolist()):
+        alone = xp.Trial(built("whisper"), family.inputs(1), family.inputs(2), lambda o, t=token: plain(o)[:, t], 2)
+        found = xp.patch_any(alone, sites="decoder.mlp.out[0]@1").raw[0, example]
+        assert effects.raw[0, example] == pytest.approx(found, abs=1e-6)
+
+
+class Denoiser(nn.Module):
+    """A loop of denoising steps around a submodule, as a pipeline has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+
+    def forward(self, x):
+        for _ in range(5):
+            x = x - 0.3 * self.step(x)
+        return x
+
+
+def test_steps_of_a_loop():
+    """A submodule that is called at each step is patched at one of them, or at all."""
+    torch.manual_seed(0)
+    module = Denoiser().eval()
+    given = xp.Trial(module, noise(3, 4, seed=1), noise(3, 4, seed=2), lambda output: output[:, 0], 3)
+    site = "resid.post[-1]@all"
+    every = xp.patch_any(given, sites=site)
+    calls = [xp.patch_any(given, sites=site, step=k).raw[0] for k in range(5)]
+    seen = []
+    with torch.no_grad(), changed(module.step[2], "output", 0, lambda value: seen.append(value.clone()) or value):
+        module(given.clean.clone())
+    for k, found in enumerate(calls):
+        count = iter(range(9))
+        put = lambda value, k=k, count=count: seen[k] if next(count) == k else value  # noqa: E731
+        with torch.no_grad(), changed(module.step[2], "output", 0, put):
+            expected = module(given.corrupt.clone())[:, 0]
+        np.testing.assert_allclose(found, (expected - given.run("corrupt")).numpy(), atol=1e-5)
+    assert np.abs(every.raw[0] - sum(calls)).max() < np.abs(every.gap).max()
+    with pytest.raises(BadInput, match="is called 5 times in the base run, so it has no call 5"):
+        xp.patch_any(given, sites=site, step=5)
+
+
+def test_few_rows_at_once_and_many_give_the_same():
+    given = trial("whisper")
+    wide, narrow = (xp.patch_any(given, sites="decoder.resid.pre", rows=rows) for rows in (64, 3))
+    np.testing.assert_allclose(wide.raw, narrow.raw, atol=1e-5 * np.abs(wide.raw).max())
+    assert narrow.provenance["settings"]["runs"] > 2 * wide.provenance["settings"]["runs"]
+
+
+def test_short_memory_halves_the_rows(monkeypatch):
+    """Out of memory is met by half of the rows; not even one is an error."""
+    given = trial("mlp policy")
+    expected = xp.patch_any(given, sites="resid.post").raw
+    whole, most = nn.Linear.forward, [2]
+
+    def forward(self, x):
+        if len(x) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", forward)
+
+    effects = xp.patch_any(given, sites="resid.post", rows=6)
+    np.testing.assert_allclose(effects.raw, expected, atol=1e-6)
+
+
+def test_captured_values_are_the_modules_own():
+    given = trial("whisper")
+    found = xp.capture_any(given, "encoder.resid.post[1], decoder.cross.head[0, 2]@3")
+    (stream, head) = found.values()
+    with torch.no_grad():
+        expected = built("whisper").model.encoder(given.clean["input_features"], output_hidden_states=True)
+    normed = built("whisper").model.encoder.layer_norm(stream)
+    torch.testing.assert_close(normed, expected.last_hidden_state, rtol=1e-4, atol=1e-5)
+    assert list(head.shape) == [2, 1, 8]
+    with pytest.raises(UnknownName, match="corrupt"):
+        xp.capture_any(given, "encoder.resid.post[1]", run="dirty")
+
+
+def test_results_are_like_any_others(tmp_path):
+    """A grid, a frame's rows, a page, a folder."""
+    given = trial("whisper")
+    effects = xp.patch_any(given, sites="encoder.resid.post, decoder.cross.head")
+    assert effects.grid("encoder.resid.post").values.shape == (2, 20)
+    assert effects.grid("decoder.cross.head").values.shape == (2, 4)
+    again = xp.load(effects.save(tmp_path / "run"))
+    np.testing.assert_array_equal(again.raw, effects.raw)
+    assert again.sites == effects.sites
+    page = effects.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "decoder.cross.head" in page
+    assert "WhisperForConditionalGeneration" in page
+
+
+@pytest.mark.parametrize(
+    ("sites", "error", "words"),
+    [
+        ("resid.post", UnknownName, ["resid.post", "encoder.resid.post"]),
+        ("decoder.cross.haed", UnknownName, ["decoder.cross.haed"]),
+        ("encoder.cross.head", UnknownName, ["encoder.cross.head", "decoder.cross.head"]),
+        ("encoder.resid.post[7]", UnknownName, ["7", "layers 0..1"]),
+        ("decoder.cross.head[0, 4]", UnknownName, ["4", "heads 0..3"]),
+        ("decoder.resid.pre[0]@5", UnknownName, ["position 5", "5 positions"]),
+        ("decoder.resid.pre[0]@word", UnknownName, ["word"]),
+        ([xp.Group("cut", (xp.Edge(0, 1, 2),))], BadInput, ["cutting attention", "decoder-only"]),
+    ],
+)
+def test_sites_that_are_not_there(sites, error, words):
+    with pytest.raises(error) as caught:
+        xp.patch_any(trial("whisper"), sites=sites)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_what_a_trial_refuses():
+    module, x = built("mlp policy"), noise(2, 6)
+    first = lambda output: output[:, 0]  # noqa: E731
+    with pytest.raises(BadInput, match=r"shapes \[\(2, 6\)\].*\[\(3, 6\)\]"):
+        xp.Trial(module, x, noise(3, 6), first, 2)
+    with pytest.raises(BadInput, match="0 pairs"):
+        xp.Trial(module, x, x, first, 0)
+    with pytest.raises(BadInput, match="'word' has 3 entries for 2 pairs"):
+        xp.Trial(module, x, x, first, 2, names={"word": [1, 2, 3]})
+    with pytest.raises(BadInput, match=r"\.eval\(\)"):
+        xp.Trial(nn.Sequential(nn.Linear(6, 4)), x, x, first, 2)
+    given = xp.Trial(module, x, noise(2, 6, seed=3), first, 2)
+    with pytest.raises(BadInput, match="direction 'sideways'"):
+        xp.patch_any(given, sites="resid.post", direction="sideways")
+    with pytest.raises(BadInput, match="rows=0"):
+        xp.patch_any(given, sites="resid.post", rows=0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "words"),
+    [
+        (lambda output: output, BadInput, r"the metric gave \[2, 4\] for 2 examples"),
+        (lambda output: output[:, 0].tolist(), BadInput, "the metric gave list"),
+        (lambda output: output[:, 0] / torch.tensor([1.0, 0.0]), NotFinite, "is not finite on example 1"),
+    ],
+)
+def test_metrics_that_give_no_number_an_example(metric, error, words):
+    given = xp.Trial(built("mlp policy"), noise(2, 6, seed=1), noise(2, 6, seed=2), metric, 2)
+    with pytest.raises(error, match=words):
+        xp.patch_any(given, sites="resid.post[0]")
+
+
+class Mixed(nn.Module):
+    """Mixes its examples, as a batch norm in training would."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+    def forward(self, x):
+        return self.blocks[1](self.blocks[0](x) - x.mean(0) * x[:1].mean())
+
+
+class Listing(nn.Module):
+    """Its first block hands something on beside its output: it appends to a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Noting(), nn.Linear(4, 4)])
+
+    def forward(self, x):
+        notes = []
+        hidden = self.blocks[0](x, notes)
+        return self.blocks[1](hidden) + sum(notes)
+
+
+class Noting(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+
+    def forward(self, x, notes):
+        notes.append(x * 2)
+        return super().forward(x)
+
+
+def test_modules_whose_examples_depend_on_each_other_are_refused():
+    given = xp.Trial(Mixed().eval(), noise(2, 4, seed=1), noise(2, 4, seed=2), lambda output: output[:, 0], 2)
+    with pytest.raises(BadInput, match="in another order or number"):
+        xp.patch_any(given, sites="resid.post[0]")
+
+
+def test_what_cannot_be_reused_is_run_whole():
+    """The proof sees that a list was not filled: nothing is reused there, with a warning, and the numbers are right."""
+    torch.manual_seed(0)
+    module = Listing().eval()
+    given = xp.Trial(module, noise(2, 4, seed=1), noise(2, 4, seed=2), lambda output: output[:, 0], 2)
+    effects = xp.patch_any(given, sites="resid.pre[1]@all")
+    assert "Nothing could be reused at blocks.1" in effects.warnings[0]
+    np.testing.assert_allclose(effects.raw[0], naive_effect(given, effects.sites[0]), atol=1e-5)
+
+
+def test_heads_that_are_cut_in_another_way_are_refused():
+    """The number of heads that a module states is checked on the module itself."""
+    given = trial("vit")
+    part = built("vit").vit.layers[0].attention
+    stated = {name: getattr(part, name) for name in ("num_heads", "num_attention_heads") if hasattr(part, name)}
+    try:
+        for name in stated:
+            setattr(part, name, 8)
+        stack = xp.Trial(given.module, given.clean, given.corrupt, given.metric, 2).stacks[0]
+    finally:
+        for name, value in stated.items():
+            setattr(part, name, value)
+    if "attn.head" in stack.refused:
+        assert "wiping out one of its 8 units" in stack.refused["attn.q"]
+    else:
+        pytest.fail(f"8 heads were believed: {stack.extent}")
