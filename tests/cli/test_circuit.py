@@ -19,10 +19,20 @@ FINDING = re.compile(
 )
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Give a folder for the circuit that tests share, and a dictionary for its document."""
+    return tmp_path_factory.mktemp("circuits") / "found", {}
+
+
 @pytest.fixture
-def found(document, tiny, here):
-    """Find a circuit of 20 edges; give its document and its folder."""
-    told = document("circuit", "find", tiny, *FEW, "--size", 20, "--out", "found")
+def found(document, tiny, here, first):
+    """Find a circuit of 20 edges, once; give its document and a folder of the test's own."""
+    kept, told = first
+    if not told:
+        told |= document("circuit", "find", tiny, *FEW, "--size", 20, "--out", "found")
+        shutil.move("found", kept)
+    shutil.copytree(kept, "found")
     return told, here / "found"
 
 
