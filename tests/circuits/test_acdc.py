@@ -219,6 +219,7 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path, name: str, after: int) ->
 
 CHILD = """
 import sys
+import time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from builders_circuits import little
@@ -227,8 +228,14 @@ from crosspatch.engine import Options
 from zoo import make_task, uneven
 
 class Speaker:
+    seen = 0
+
     def start(self, total, unit): pass
-    def advance(self, done, note=""): print(done, flush=True)
+    def advance(self, done, note=""):
+        print(done, flush=True)
+        self.seen += 1
+        if self.seen == 8:  # however slow who kills us is
+            time.sleep(600)
     def close(self): pass
 
 options = Options(journal=Path(sys.argv[2]), progress=Speaker())
@@ -243,7 +250,7 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CHILD, tests, str(tmp_path), str(threshold)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    for _ in range(8):
+    for _ in range(8):  # then it waits
         child.stdout.readline()
     os.kill(child.pid, signal.SIGKILL)
     assert "done" not in child.communicate()[0]

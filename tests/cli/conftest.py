@@ -1,6 +1,7 @@
 """A tiny model with a tokenizer on disk, and the command line run in this process, for all tests of verbs."""
 
 import json
+import shutil
 from functools import cache
 
 import pytest
@@ -62,6 +63,26 @@ def call(here, monkeypatch):
         return CliRunner().invoke(app, [str(word) for word in words], prog_name="crosspatch", **given)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Give a function that lets the first test make a folder, and every later one have a copy; it gives what was told.
+
+    Only for folders that tests start from, made by the same words.
+    """
+    kept, told = tmp_path_factory.mktemp("kept"), {}
+
+    def have(folder, make):
+        if folder.name in told:
+            shutil.copytree(kept / folder.name, folder)
+        else:
+            said = make()
+            shutil.copytree(folder, kept / folder.name)
+            told[folder.name] = said
+        return told[folder.name]
+
+    return have
 
 
 @pytest.fixture

@@ -19,21 +19,11 @@ FINDING = re.compile(
 )
 
 
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """Give a folder for the circuit that tests share, and a dictionary for its document."""
-    return tmp_path_factory.mktemp("circuits") / "found", {}
-
-
 @pytest.fixture
-def found(document, tiny, here, first):
-    """Find a circuit of 20 edges, once; give its document and a folder of the test's own."""
-    kept, told = first
-    if not told:
-        told |= document("circuit", "find", tiny, *FEW, "--size", 20, "--out", "found")
-        shutil.move("found", kept)
-    shutil.copytree(kept, "found")
-    return told, here / "found"
+def found(document, tiny, here, once):
+    """Find a circuit of 20 edges; give its document and its folder."""
+    words = ("circuit", "find", tiny, *FEW, "--size", 20, "--out", "found")
+    return once(here / "found", lambda: document(*words)), here / "found"
 
 
 def test_find_leaves_circuit_scores_and_page(call, tiny, here):
