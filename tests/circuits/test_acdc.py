@@ -183,10 +183,10 @@ def make_swapped(task: Task) -> list[Any]:
 # near ties
 
 
-@pytest.mark.parametrize(("name", "absolute"), [("gpt2", False), ("llama", True)])
-def test_a_threshold_at_the_very_rise_of_a_step(name: str, absolute: bool) -> None:
+@pytest.mark.parametrize(("name", "layers", "absolute"), [("gpt2", 2, False), ("llama", 1, True)])
+def test_a_threshold_at_the_very_rise_of_a_step(name: str, layers: int, absolute: bool) -> None:
     """Where rounding could decide, an edge is measured alone, so that batches and single steps agree."""
-    found = acdc(name, 0.1 * gap(name, layers=1), absolute=absolute, layers=1)
+    found = acdc(name, 0.1 * gap(name, layers=layers), absolute=absolute, layers=layers)
     sign = np.sign(found.settings["settings"]["corrupt"] - found.settings["settings"]["clean"])
     current, rises = sign * found.settings["settings"]["clean"], []
     for (*_, kept), loss in zip(found.details["steps"].tolist(), found.details["losses"].tolist(), strict=True):
@@ -196,7 +196,7 @@ def test_a_threshold_at_the_very_rise_of_a_step(name: str, absolute: bool) -> No
     # Both thresholds decide as before up to this very step.
     for rise in (min(np.array(rises)[was_kept]), max(np.array(rises)[~was_kept])):
         assert rise > 1e-5
-        assert same_search(*both_ways(name, float(rise), absolute=absolute, layers=1)), rise
+        assert same_search(*both_ways(name, float(rise), absolute=absolute, layers=layers)), rise
 
 
 # kept on disk
