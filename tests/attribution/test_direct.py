@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from builders_gemma import gemma
 from crosspatch.attribution import Decomposition, direct, gather
 from crosspatch.core.errors import BadInput, ManyTokenAnswer, NotProved, UnknownName
 from crosspatch.models import open_model
@@ -394,14 +395,9 @@ def test_it_shows_itself():
     assert top[0].low <= top[0].mean <= top[0].high
 
 
-@pytest.fixture(scope="module")
-def gemma():
-    from crosspatch.core.errors import MissingExtra
-
-    try:
-        return open_model("gemma-3-270m")
-    except MissingExtra as missing:
-        pytest.skip(str(missing))
+@pytest.fixture(scope="module", name="gemma")
+def fixture_gemma():
+    return gemma()
 
 
 @pytest.mark.gemma

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import crosspatch as xp
+from builders_gemma import gemma
 from crosspatch.attribution import compare_estimate
 
 pytestmark = pytest.mark.gemma
@@ -26,7 +27,7 @@ MEASURED = {
 
 @pytest.fixture(scope="module")
 def model():
-    return xp.open_model("gemma-3-270m")
+    return gemma()
 
 
 @pytest.fixture(scope="module")

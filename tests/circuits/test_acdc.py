@@ -30,15 +30,15 @@ METRICS = ("logit_diff", "kl", "prob", "logprob")
 planted_models = pytest.mark.parametrize("name", BUILDERS)
 
 
-def gap(name: str, task: Task = UNEVEN, *, metric: str = "logit_diff") -> float:
+def gap(name: str, task: Task = UNEVEN, *, metric: str = "logit_diff", layers: int = 2) -> float:
     """Return the size of the gap between the mean metrics of the two runs."""
-    with machine_of(little(name)[0], task, metric=metric) as machine:
+    with machine_of(little(name, layers)[0], task, metric=metric) as machine:
         clean, corrupt = (float(values[0].mean()) for values in machine.ends)
     return abs(clean - corrupt)
 
 
-def acdc(name: str, threshold: float, **how: Any) -> Circuit:
-    return find(little(name)[0], UNEVEN, by="acdc", threshold=threshold, **how)
+def acdc(name: str, threshold: float, *, layers: int = 2, **how: Any) -> Circuit:
+    return find(little(name, layers)[0], UNEVEN, by="acdc", threshold=threshold, **how)
 
 
 def both_ways(name: str, threshold: float, **how: Any) -> tuple[Circuit, Circuit]:
@@ -57,16 +57,17 @@ def same_search(one: Circuit, other: Circuit) -> bool:
 
 
 def some_cases(count: int) -> list[tuple[str, float, Mapping[str, Any]]]:
-    """Draw families, thresholds as shares of the gap, and settings."""
+    """Draw families, thresholds as shares of the gap, and settings; each family meets another metric each time."""
     rng, found = random.Random(0), []
     for number in range(count):
         how = {"order": rng.choice(("reverse", "forward")), "absolute": rng.random() < 0.5}
-        how |= {"metric": METRICS[number % 4]} | ({"places": ("mid", "end")} if number % 6 == 5 else {})
+        how |= {"metric": METRICS[(number + number // 8) % 4]}
+        how |= {"places": ("mid", "end")} if number % 6 == 5 else {}
         found.append((FAMILIES[number % len(FAMILIES)], 10 ** rng.uniform(-2.5, -0.3), how))
     return found
 
 
-@pytest.mark.parametrize(("name", "share", "how"), some_cases(24))
+@pytest.mark.parametrize(("name", "share", "how"), some_cases(11))
 def test_batches_keep_what_single_steps_keep(name: str, share: float, how: Mapping[str, Any]) -> None:
     """The same tests in the same order with the same outcomes, in fewer passes."""
     fast, slow = both_ways(name, share * gap(name, metric=how["metric"]), **how)
@@ -130,12 +131,13 @@ def test_steps_tell_the_whole_search(name: str) -> None:
             if edge not in tested:
                 assert loss() == pytest.approx(current, abs=1e-5), found.graph.edge(edge)
                 continue
-            assert loss() == pytest.approx(next(losses), abs=1e-5)
+            without = loss()
+            assert without == pytest.approx(next(losses), abs=1e-5)
             assert found.scores is not None
-            assert found.scores[edge] == pytest.approx(loss() - current, abs=2e-5)
+            assert found.scores[edge] == pytest.approx(without - current, abs=2e-5)
             assert tested[edge] == (abs(found.scores[edge]) >= threshold)
             mask[edge] = bool(tested[edge])
-            current = loss()
+            current = current if mask[edge] else without
     assert np.array_equal(mask, found.included)
     assert (len(steps) < len(order)) == (name == "gpt2")  # a norm behind attention joins all heads
 
@@ -146,13 +148,13 @@ def test_steps_tell_the_whole_search(name: str) -> None:
 @planted_models
 @pytest.mark.parametrize("order", ["reverse", "forward"])
 def test_planted_circuits_are_found_exactly(name: str, order: str) -> None:
+    """Each order is searched in batches and one edge at a time, each by a signed and by an absolute loss."""
     planted, model, task = planted_model(name)
     for absolute in (False, True):
-        for speculate in (True, False):
-            how = {"order": order, "absolute": absolute, "speculate": speculate}
-            found = find(model, task, by="acdc", threshold=0.3, **how)
-            assert names_of(found) in planted.kept(absolute=absolute), how
-            assert names_of(found.pruned()) == names_of(found)
+        how = {"order": order, "absolute": absolute, "speculate": absolute == (order == "forward")}
+        found = find(model, task, by="acdc", threshold=0.3, **how)
+        assert names_of(found) in planted.kept(absolute=absolute), how
+        assert names_of(found.pruned()) == names_of(found)
 
 
 def test_one_input_of_or_is_kept() -> None:
@@ -181,10 +183,10 @@ def make_swapped(task: Task) -> list[Any]:
 # near ties
 
 
-@pytest.mark.parametrize(("name", "absolute"), [("gpt2", False), ("llama", True)])
-def test_a_threshold_at_the_very_rise_of_a_step(name: str, absolute: bool) -> None:
+@pytest.mark.parametrize(("name", "layers", "absolute"), [("gpt2", 2, False), ("llama", 1, True)])
+def test_a_threshold_at_the_very_rise_of_a_step(name: str, layers: int, absolute: bool) -> None:
     """Where rounding could decide, an edge is measured alone, so that batches and single steps agree."""
-    found = acdc(name, 0.1 * gap(name), absolute=absolute)
+    found = acdc(name, 0.1 * gap(name, layers=layers), absolute=absolute, layers=layers)
     sign = np.sign(found.settings["settings"]["corrupt"] - found.settings["settings"]["clean"])
     current, rises = sign * found.settings["settings"]["clean"], []
     for (*_, kept), loss in zip(found.details["steps"].tolist(), found.details["losses"].tolist(), strict=True):
@@ -194,13 +196,13 @@ def test_a_threshold_at_the_very_rise_of_a_step(name: str, absolute: bool) -> No
     # Both thresholds decide as before up to this very step.
     for rise in (min(np.array(rises)[was_kept]), max(np.array(rises)[~was_kept])):
         assert rise > 1e-5
-        assert same_search(*both_ways(name, float(rise), absolute=absolute)), rise
+        assert same_search(*both_ways(name, float(rise), absolute=absolute, layers=layers)), rise
 
 
 # kept on disk
 
 
-@pytest.mark.parametrize(("name", "after"), [("gpt2", 3), ("gemma3", 6), ("falcon_40b", 3)])
+@pytest.mark.parametrize(("name", "after"), [("gpt2", 3), ("gemma3", 6)])
 def test_a_search_goes_on_where_it_was(tmp_path: Path, name: str, after: int) -> None:
     threshold, whole, done = 0.05 * gap(name), None, Stopper()
     whole = acdc(name, threshold)
@@ -217,6 +219,7 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path, name: str, after: int) ->
 
 CHILD = """
 import sys
+import time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from builders_circuits import little
@@ -225,29 +228,36 @@ from crosspatch.engine import Options
 from zoo import make_task, uneven
 
 class Speaker:
+    seen = 0
+
     def start(self, total, unit): pass
-    def advance(self, done, note=""): print(done, flush=True)
+    def advance(self, done, note=""):
+        print(done, flush=True)
+        self.seen += 1
+        if self.seen == 8:  # however slow who kills us is
+            time.sleep(600)
     def close(self): pass
 
 options = Options(journal=Path(sys.argv[2]), progress=Speaker())
-find(little("gpt2")[0], make_task(*uneven()), by="acdc", threshold=float(sys.argv[3]), speculate=False, options=options)
+how = {"by": "acdc", "threshold": float(sys.argv[3]), "speculate": False}
+find(little("gpt2", 1)[0], make_task(*uneven()), **how, options=options)
 print("done", flush=True)
 """
 
 
 def test_a_killed_search_goes_on(tmp_path: Path) -> None:
-    threshold, tests = 0.05 * gap("gpt2"), str(Path(__file__).parents[1])
+    threshold, tests = 0.05 * gap("gpt2", layers=1), str(Path(__file__).parents[1])
     command = [sys.executable, "-c", CHILD, tests, str(tmp_path), str(threshold)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
-    for _ in range(20):
+    for _ in range(8):  # then it waits
         child.stdout.readline()
     os.kill(child.pid, signal.SIGKILL)
     assert "done" not in child.communicate()[0]
-    whole = acdc("gpt2", threshold, speculate=False)
-    resumed = acdc("gpt2", threshold, speculate=False, options=Options(journal=tmp_path))
+    whole = acdc("gpt2", threshold, layers=1, speculate=False)
+    resumed = acdc("gpt2", threshold, layers=1, speculate=False, options=Options(journal=tmp_path))
     assert same_search(resumed, whole)
-    assert passes(resumed) <= passes(whole) - 18
+    assert passes(resumed) <= passes(whole) - 6
 
 
 def test_another_question_cannot_use_the_journal(tmp_path: Path) -> None:

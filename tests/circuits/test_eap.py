@@ -22,13 +22,13 @@ from naive.circuits import (
     Body,
     Spot,
     attended,
-    forward,
     logits_of,
     masked_logits,
     mlp_of,
     naive_gradient,
     plain_run,
     projected,
+    reading,
 )
 from zoo import fresh, make_task, uneven
 
@@ -133,9 +133,9 @@ class Hand:
         with torch.enable_grad():
             for layer in range(graph.layers):
                 readers = [r for r in graph.receivers if r.layer == layer and r.kind != "mlp.in"]
-                z = attended(body, ids, layer, [projected(body, ids, r, stream + moves[r]) for r in readers])
+                z = attended(body, ids, layer, projected(body, ids, layer, {r: stream + moves[r] for r in readers}))
                 writes = [(("attn.head", layer), slice(None), z)]
-                _, seen = forward(body, ids, writes, [("attn.out", layer)])
+                seen = reading(body, ids, writes, [("attn.out", layer)])
                 after = stream + seen["attn.out", layer] - less.get(("attn.out", layer), 0)
                 mid = (after if graph.sequential else stream) + moves[Site("mlp.in", layer)]
                 stream = after + mlp_of(body, ids, layer, mid) - less.get(("mlp.out", layer), 0)

@@ -20,8 +20,8 @@ from zoo import make_pair, make_task, uneven
 UNEVEN = make_task(*uneven())
 
 
-def exactly(name: str, task: Task = UNEVEN, **how: Any) -> Circuit:
-    return find(little(name)[0], task, by="exact", **how)
+def exactly(name: str, task: Task = UNEVEN, *, layers: int = 2, **how: Any) -> Circuit:
+    return find(little(name, layers)[0], task, by="exact", **how)
 
 
 def scores(circuit: Circuit) -> np.ndarray:
@@ -83,28 +83,33 @@ def test_a_divergence_is_lost_upwards() -> None:
 
 @pytest.mark.parametrize("how", [{}, {"places": ("mid",)}, {"ablation": "zero"}])
 def test_chunks_do_not_matter(how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = scores(exactly("llama", **how))
+    layers = 1 if how else 2
+    whole = scores(exactly("llama", layers=layers, **how))
     monkeypatch.setattr(exact, "AT_ONCE", 7)
-    parts = scores(exactly("llama", options=Options(memory=40_000), **how))
+    parts = scores(exactly("llama", layers=layers, options=Options(memory=40_000), **how))
     assert np.allclose(whole, parts, rtol=0, atol=1e-6, equal_nan=True)
 
 
-@pytest.mark.parametrize("memory", [None, 40_000])
-def test_finished_edges_are_not_run_again(tmp_path: Path, memory: int | None) -> None:
+@pytest.mark.parametrize(("memory", "after"), [(None, 2), (40_000, 4)])
+def test_finished_edges_are_not_run_again(tmp_path: Path, memory: int | None, after: int) -> None:
     """Stopped and taken up again, with the chunks that it was begun with; to the same bits in as much memory."""
-    whole, done = exactly("gpt2", options=Options(memory=memory)), Stopper()
+
+    def run(**options: Any) -> Circuit:
+        return exactly("gpt2", layers=1, options=Options(**options))
+
+    whole = run(memory=memory)
     with pytest.raises(KeyboardInterrupt):
-        exactly("gpt2", options=Options(journal=tmp_path, memory=memory, progress=Stopper(3)))
-    resumed = exactly("gpt2", options=Options(journal=tmp_path, progress=done))
+        run(journal=tmp_path, memory=memory, progress=Stopper(after))
+    resumed = run(journal=tmp_path)
     slack = 0 if memory is None else 1e-6
     assert np.allclose(scores(resumed), scores(whole), rtol=0, atol=slack, equal_nan=True)
     runs = [circuit.settings["settings"]["circuits_run"] for circuit in (resumed, whole)]
     assert 0 < runs[0] < runs[1]
-    again = exactly("gpt2", options=Options(journal=tmp_path))
+    again = run(journal=tmp_path)
     assert again.settings["settings"]["circuits_run"] == 0
     assert np.array_equal(scores(again), scores(resumed), equal_nan=True)
     with pytest.raises(BadInput, match="unfinished work of another question"):
-        exactly("gpt2", metric="prob", options=Options(journal=tmp_path))
+        exactly("gpt2", layers=1, metric="prob", options=Options(journal=tmp_path))
 
 
 def test_a_run_that_overflows_is_an_error() -> None:

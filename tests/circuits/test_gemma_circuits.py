@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
+from builders_gemma import gemma
 from crosspatch.circuits import find, graph_of, score, split
 from crosspatch.models.model import Model
-from crosspatch.models.open import open_model
 from crosspatch.tasks import Task, ioi
 
 pytestmark = pytest.mark.gemma
 
 
-@pytest.fixture(scope="module")
-def gemma() -> Model:
-    return open_model("gemma-3-270m")
+@pytest.fixture(scope="module", name="gemma")
+def fixture_gemma() -> Model:
+    return gemma()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import pytest
@@ -41,9 +41,16 @@ class Subject:
     def share(self, mask: np.ndarray, pair: int, direction: str = "noise") -> float:
         """Return the share of the gap that a run keeps: 1 where all edges are in, 0 where none is."""
         ends = self.planted.pairs[pair][:2] if direction == "noise" else self.planted.pairs[pair][1::-1]
-        score = self.scorer(pair)
-        whole, nothing = (float(score(run(self.planted.module, ids))) for ids in ends)
-        return (masked_score(self.body, *ends, mask, score=score) - nothing) / (whole - nothing)
+        whole, nothing = self.bounds[pair][:: 1 if direction == "noise" else -1]
+        return (masked_score(self.body, *ends, mask, score=self.scorer(pair)) - nothing) / (whole - nothing)
+
+    @cached_property
+    def bounds(self) -> list[list[float]]:
+        """The scores of the clean and the corrupt run of each pair."""
+        return [
+            [float(self.scorer(pair)(run(self.planted.module, ids))) for ids in self.planted.pairs[pair][:2]]
+            for pair in PAIRS
+        ]
 
 
 @cache

@@ -1,6 +1,7 @@
 """A tiny model with a tokenizer on disk, and the command line run in this process, for all tests of verbs."""
 
 import json
+import shutil
 from functools import cache
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
+from builders_gemma import NAME, open_gemma
 from builders_tasks import word_tokenizer
 from crosspatch.cli.app import app
 from crosspatch.models import open_model
@@ -45,7 +47,7 @@ def here(tmp_path, monkeypatch):
 @cache
 def opened(what, **given):
     """Open each model once for all tests in this process: opening proves its parts anew every time."""
-    return open_model(what, **given)
+    return open_gemma() if what == NAME and not any(given.values()) else open_model(what, **given)
 
 
 @pytest.fixture
@@ -61,6 +63,26 @@ def call(here, monkeypatch):
         return CliRunner().invoke(app, [str(word) for word in words], prog_name="crosspatch", **given)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Give a function that lets the first test make a folder, and every later one have a copy; it gives what was told.
+
+    Only for folders that tests start from, made by the same words.
+    """
+    kept, told = tmp_path_factory.mktemp("kept"), {}
+
+    def have(folder, make):
+        if folder.name in told:
+            shutil.copytree(kept / folder.name, folder)
+        else:
+            said = make()
+            shutil.copytree(folder, kept / folder.name)
+            told[folder.name] = said
+        return told[folder.name]
+
+    return have
 
 
 @pytest.fixture

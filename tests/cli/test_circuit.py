@@ -20,10 +20,10 @@ FINDING = re.compile(
 
 
 @pytest.fixture
-def found(document, tiny, here):
+def found(document, tiny, here, once):
     """Find a circuit of 20 edges; give its document and its folder."""
-    told = document("circuit", "find", tiny, *FEW, "--size", 20, "--out", "found")
-    return told, here / "found"
+    words = ("circuit", "find", tiny, *FEW, "--size", 20, "--out", "found")
+    return once(here / "found", lambda: document(*words)), here / "found"
 
 
 def test_find_leaves_circuit_scores_and_page(call, tiny, here):

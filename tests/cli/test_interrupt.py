@@ -100,6 +100,12 @@ def test_resume_completes_to_identical_numbers(stopped, tiny, call, document, he
 
 
 @pytest.fixture
+def complete(tiny, document, here, once):
+    """Leave a complete run in its default folder; give its document."""
+    return once(here / "runs", lambda: document("patch", tiny, *QUESTION))
+
+
+@pytest.fixture
 def part(tiny, document, here, monkeypatch):
     """Leave an interrupted run in its default folder: the sweep is stopped after its second pack."""
     from crosspatch.cli.running import SavingProgress
@@ -157,21 +163,18 @@ def test_resume_with_nothing_there_starts(call, tiny, here):
     assert "nothing to resume" in result.stderr
 
 
-def test_resume_of_a_complete_run_runs_nothing(call, document, tiny, monkeypatch):
+def test_resume_of_a_complete_run_runs_nothing(complete, call, tiny, monkeypatch):
     """A complete run is shown again, not run again."""
-    first = document("patch", tiny, *QUESTION)
     monkeypatch.setattr("crosspatch.engine.units.SweepJob.run", lambda *_: pytest.fail("the model was run"))
     result = call("patch", tiny, *QUESTION, "--resume")
     assert result.exit_code == 0, result.output
     assert "is complete already" in result.stderr
-    assert result.stdout.splitlines()[-2] == first["finding"]
+    assert result.stdout.splitlines()[-2] == complete["finding"]
 
 
-def test_interruption_never_replaces_a_complete_run(call, document, tiny, here, monkeypatch):
+def test_interruption_never_replaces_a_complete_run(complete, call, tiny, here, monkeypatch):
     """Ctrl-C while a complete question is run again leaves the complete run as it was."""
     from crosspatch.cli.running import SavingProgress
-
-    folder = document("patch", tiny, *QUESTION)["folder"]
 
     def stop(self, done, note=""):
         raise KeyboardInterrupt
@@ -180,7 +183,7 @@ def test_interruption_never_replaces_a_complete_run(call, document, tiny, here, 
     result = call("patch", tiny, *QUESTION)
     assert result.exit_code == 130
     assert "still holds the complete run" in result.stderr
-    assert not np.isnan(Effects.load(here / folder).raw).any()
+    assert not np.isnan(Effects.load(here / complete["folder"]).raw).any()
 
 
 def test_interrupt_after_the_sweep_loses_nothing(call, tiny, here, monkeypatch):

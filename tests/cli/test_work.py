@@ -16,23 +16,30 @@ QUESTION = ("--task", "ioi", "--n", "6", "--tokens", "8", "--threads", "1", "--r
 
 
 @pytest.fixture
-def part(tiny, call, here, monkeypatch):
+def part(tiny, call, here, monkeypatch, once):
     """A run that was interrupted after its first patches."""
     from crosspatch.cli.running import SavingProgress
 
     def stop(self, done, note=""):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as stopping:
-        stopping.setattr(SavingProgress, "advance", stop)
-        assert call("patch", tiny, *QUESTION, "--out", "part").exit_code == 130
+    def interrupted():
+        with monkeypatch.context() as stopping:
+            stopping.setattr(SavingProgress, "advance", stop)
+            assert call("patch", tiny, *QUESTION, "--out", "part").exit_code == 130
+
+    once(here / "part", interrupted)
     return here / "part"
 
 
 @pytest.fixture
-def whole(tiny, call, here):
+def whole(tiny, call, here, once):
     """The effects of the same question, undisturbed."""
-    assert call("patch", tiny, *QUESTION, "--out", "whole").exit_code == 0
+
+    def run():
+        assert call("patch", tiny, *QUESTION, "--out", "whole").exit_code == 0
+
+    once(here / "whole", run)
     return Effects.load(here / "whole")
 
 

@@ -12,6 +12,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.gemma
+@pytest.mark.usefixtures("open_once")
 def test_the_page_runs():
     assert run_blocks(TEXT, str(PAGE)) == len(BLOCK.findall(TEXT)) == 3
 

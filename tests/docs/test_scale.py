@@ -14,6 +14,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.gemma
+@pytest.mark.usefixtures("open_once")
 def test_the_page_runs(tmp_path):
     scope = {"folder": tmp_path}
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))

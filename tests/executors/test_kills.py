@@ -39,9 +39,9 @@ def units_in(log):
 
 
 def test_local_workers_are_killed(tmp_path):
-    """Some 25 workers die; the driver goes on with new ones, to the same table."""
+    """Some 15 workers die; the driver goes on with new ones, to the same table."""
     rng, killed = random.Random(1), 0
-    for run in range(5):
+    for run in range(3):
         folder = tmp_path / str(run) / "sleep-0.1"
         driver = start(folder, "local", 2)
         have = 0
@@ -55,7 +55,7 @@ def test_local_workers_are_killed(tmp_path):
         out, err = driver.communicate(timeout=120)
         assert out == "done\n", err
         check(Journal.found(folder).read())
-    assert killed >= 15
+    assert killed >= 9
 
 
 @pytest.mark.parametrize(("executor", "workers"), [("inline", 0), ("local", 2)])
@@ -82,16 +82,16 @@ def wait_until_quiet(folder):
 
 
 def test_process_groups_are_killed(tmp_path):
-    """Driver and workers at once, as a scheduler or a closed terminal does, eight times."""
+    """Driver and workers at once, as a scheduler or a closed terminal does, six times."""
     rng, folder, killed = random.Random(3), tmp_path / SLEEP, 0
-    for _ in range(8):
+    for _ in range(6):
         driver = start(folder, "local", 2)
         if wait_for_more(folder, len(committed(folder)), driver):
             time.sleep(rng.uniform(0, 0.03))
             os.killpg(driver.pid, signal.SIGKILL)
             killed += 1
         driver.communicate()
-    assert killed >= 6
+    assert killed >= 4
     finish(folder, "local", 2)
 
 

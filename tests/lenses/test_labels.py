@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from crosspatch.core.errors import BadInput, MissingExtra, UnknownName
+from builders_gemma import gemma
+from crosspatch.core.errors import BadInput, UnknownName
 from crosspatch.lenses import Repeated, label_heads
 from crosspatch.lenses.labels import TARGETS, Tally, repeated_prompts, targets_of
 from crosspatch.models import open_model
@@ -232,12 +233,9 @@ def test_it_shows_itself(tmp_path):
     assert sorted(path.name for path in labels.save(tmp_path / "out").iterdir()) == ["arrays.safetensors", "meta.json"]
 
 
-@pytest.fixture(scope="module")
-def gemma():
-    try:
-        return open_model("gemma-3-270m")
-    except MissingExtra as missing:
-        pytest.skip(str(missing))
+@pytest.fixture(scope="module", name="gemma")
+def fixture_gemma():
+    return gemma()
 
 
 @pytest.mark.gemma

@@ -1,4 +1,4 @@
-"""Runs of a circuit by hand: each edge outside it carries the corrupt run. Plain hooks, a forward for each receiver.
+"""Runs of a circuit by hand: each edge outside it carries the corrupt run. Plain hooks, a prompt for each receiver.
 
 How to call.
 
@@ -20,9 +20,11 @@ Queries, keys, values are what the block's norm and projections make of their ow
 block's attention gives its heads; an MLP reads its own x_r; the logits are read off theirs. Both prompts are as long.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -84,11 +86,17 @@ def body_of_llama(module: nn.Module) -> Body:
 # one forward
 
 
-def keep(seen: dict[Spot, Tensor], spot: Spot) -> Visit:
+class Enough(Exception):
+    """All that was to be read has been seen: the rest of the forward is not needed."""
+
+
+def keep(seen: dict[Spot, Tensor], spot: Spot, wanted: int) -> Visit:
     """Keep what passes, `[pos, width]`; the module goes on with a copy, since some add to it in place."""
 
     def visit(value: Tensor) -> Tensor:
         seen[spot] = value.reshape(-1, value.shape[-1])
+        if len(seen) == wanted:
+            raise Enough
         return value.clone()
 
     return visit
@@ -105,18 +113,37 @@ def put(columns: Sequence[int] | slice, new: Tensor) -> Visit:
     return visit
 
 
-def forward(
-    body: Body, ids: Ids, writes: Iterable[Write] = (), reads: Iterable[Spot] = ()
-) -> tuple[Tensor, dict[Spot, Tensor]]:
-    """Run one prompt with spots written over; return its logits `[pos, vocab]` and what the spots to read hold."""
-    seen: dict[Spot, Tensor] = {}
+@contextmanager
+def hooked(
+    body: Body, writes: Iterable[Write], seen: dict[Spot, Tensor], reads: Collection[Spot] = ()
+) -> Iterator[None]:
+    """Write spots over and keep others, while the block lasts; it ends when all that is read has been seen."""
     handles = [hook(*body.spot(*spot), put(columns, new)) for spot, columns, new in writes]
-    handles += [hook(*body.spot(*spot), keep(seen, spot)) for spot in reads]
+    handles += [hook(*body.spot(*spot), keep(seen, spot, len(reads))) for spot in reads]
     try:
-        return body.module(input_ids=torch.tensor([list(ids)])).logits[0], seen
+        with suppress(Enough):
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def forward(body: Body, ids: Ids, writes: Iterable[Write] = ()) -> Tensor:
+    """Run one prompt with spots written over; return its logits `[pos, vocab]`."""
+    with hooked(body, writes, {}):
+        return body.module(input_ids=torch.tensor([list(ids)])).logits[0]
+    raise AssertionError("nothing was read, so nothing can end early")
+
+
+def reading(
+    body: Body, ids: Ids, writes: Iterable[Write], reads: Collection[Spot], *, rows: int = 1
+) -> dict[Spot, Tensor]:
+    """Run one prompt, or several rows of it, with spots written over; return what others hold, `[row * pos, width]`."""
+    seen: dict[Spot, Tensor] = {}
+    with hooked(body, writes, seen, reads):
+        body.module(input_ids=torch.tensor([list(ids)] * rows))
+    assert len(seen) == len(reads)
+    return seen
 
 
 def entering(layer: int, stream: Tensor) -> Write:
@@ -144,11 +171,27 @@ def by_head(body: Body, layer: int, z: Tensor) -> dict[Site, Tensor]:
     return found
 
 
-def plain_run(body: Body, ids: Ids) -> tuple[dict[Site, Tensor], dict[Spot, Tensor]]:
-    """Return what each sender adds in a run, and the stream that each kind of receiver reads, before any norm."""
+Run = tuple[dict[Site, Tensor], dict[Spot, Tensor]]
+PLAIN: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Run]] = WeakKeyDictionary()
+
+
+def plain_run(body: Body, ids: Ids) -> Run:
+    """Return what each sender adds in a run, and the stream that each kind of receiver reads, before any norm.
+
+    A prompt is run once: modules are left as they are.
+    """
+    runs = PLAIN.setdefault(body.module, {})
+    if tuple(ids) not in runs:
+        runs[tuple(ids)] = run_plainly(body, ids)
+    return runs[tuple(ids)]
+
+
+@torch.no_grad()
+def run_plainly(body: Body, ids: Ids) -> Run:
+    """Run a prompt for `plain_run`."""
     layers = range(body.graph.layers)
     kinds = ("resid.pre", "attn.head", "attn.out", "mlp.out", "resid.post")
-    _, seen = forward(body, ids, reads=[(kind, layer) for layer in layers for kind in kinds])
+    seen = reading(body, ids, [], [(kind, layer) for layer in layers for kind in kinds])
     added, streams = {Site("embed"): seen["resid.pre", 0]}, {("logits", -1): seen["resid.post", layers[-1]]}
     for layer in layers:
         added |= by_head(body, layer, seen["attn.head", layer])
@@ -162,27 +205,36 @@ def plain_run(body: Body, ids: Ids) -> tuple[dict[Site, Tensor], dict[Spot, Tens
 # what receivers make of what they read
 
 
-def projected(body: Body, ids: Ids, receiver: Site, stream: Tensor) -> Write:
-    """Return a query, key or value of one head, read off a stream that enters its block, as something to write."""
-    layer, columns = receiver.layer or 0, body.columns(receiver.kind, receiver.unit or 0)
-    _, seen = forward(body, ids, [entering(layer, stream)], [(receiver.kind, layer)])
-    return (receiver.kind, layer), columns, seen[receiver.kind, layer][:, columns]
+def projected(body: Body, ids: Ids, layer: int, streams: Mapping[Site, Tensor]) -> list[Write]:
+    """Return the query, key or value that each receiver of a layer makes of its own stream, as something to write.
+
+    Each receiver's stream enters the block as a row of its own; rows know nothing of each other.
+    """
+    kinds = list(dict.fromkeys(receiver.kind for receiver in streams))
+    entered = [entering(layer, torch.cat(list(streams.values())))]
+    seen = reading(body, ids, entered, [(kind, layer) for kind in kinds], rows=len(streams))
+    found = []
+    for row, receiver in enumerate(streams):
+        columns = body.columns(receiver.kind, receiver.unit or 0)
+        value = seen[receiver.kind, layer].unflatten(0, (len(streams), -1))[row, :, columns]
+        found.append(((receiver.kind, layer), columns, value))
+    return found
 
 
 def attended(body: Body, ids: Ids, layer: int, given: Sequence[Write]) -> Tensor:
     """Return what the heads of a layer give, `[pos, width]`, with all its queries, keys and values written."""
-    return forward(body, ids, given, [("attn.head", layer)])[1]["attn.head", layer]
+    return reading(body, ids, given, [("attn.head", layer)])["attn.head", layer]
 
 
 def mlp_of(body: Body, ids: Ids, layer: int, stream: Tensor) -> Tensor:
     """Return what an MLP adds where it reads this stream: attention before it adds nothing."""
     silent = [(("attn.out", layer), slice(None), torch.zeros_like(stream))] * body.graph.sequential
-    return forward(body, ids, [entering(layer, stream), *silent], [("mlp.out", layer)])[1]["mlp.out", layer]
+    return reading(body, ids, [entering(layer, stream), *silent], [("mlp.out", layer)])["mlp.out", layer]
 
 
 def logits_of(body: Body, ids: Ids, stream: Tensor) -> Tensor:
     """Return the logits `[pos, vocab]` read off a stream that leaves the last block."""
-    return forward(body, ids, [(("resid.post", body.graph.layers - 1), slice(None), stream)])[0]
+    return forward(body, ids, [(("resid.post", body.graph.layers - 1), slice(None), stream)])
 
 
 # the run of a circuit
@@ -207,7 +259,7 @@ def masked_stream(body: Body, clean: Ids, corrupt: Ids, mask: np.ndarray | Tenso
 
     for layer in range(graph.layers):
         readers = [r for r in graph.receivers if r.layer == layer and r.kind != "mlp.in"]
-        z = attended(body, clean, layer, [projected(body, clean, r, heard(r)) for r in readers])
+        z = attended(body, clean, layer, projected(body, clean, layer, {r: heard(r) for r in readers}))
         changes |= {site: now - added[site] for site, now in by_head(body, layer, z).items()}
         now = mlp_of(body, clean, layer, heard(Site("mlp.in", layer)))
         changes[Site("mlp.out", layer)] = now - added[Site("mlp.out", layer)]

@@ -2,23 +2,18 @@
 
 import pytest
 
+from builders_gemma import gemma
 from builders_tasks import StubModel
-from crosspatch.core.errors import MissingExtra
 from crosspatch.tasks import TASKS, capitals, check, get_task, ioi
 from crosspatch.tasks.lexicon import IOI_TEMPLATES, NAMES
 
 pytestmark = pytest.mark.gemma
 
 
-@pytest.fixture(scope="module")
-def gemma():
-    from crosspatch.models.load import load
-
-    try:
-        loaded = load("gemma-3-270m")
-    except MissingExtra as missing:
-        pytest.skip(str(missing))
-    return StubModel(loaded.tokenizer, loaded.module, loaded.module.config.vocab_size, loaded.name)
+@pytest.fixture(scope="module", name="gemma")
+def fixture_gemma():
+    model = gemma()
+    return StubModel(model.tokenizer, model.module, model.module.config.vocab_size, model.name)
 
 
 def test_gemma_does_ioi(gemma):
