@@ -64,7 +64,7 @@ def generate(
 ) -> Generated:
     """Let the model continue prompts while activations are written; with `compare`, also while none is.
 
-    `prompts` are texts or token ids; lengths may differ. `edits` are those of `write`: `{"attn.head[5, 3]@S2": Zero()}`.
+    `prompts` are texts or token ids; lengths may differ. `edits` are as in `write`: `{"attn.head[5, 3]@S2": Zero()}`.
     An edit sees one prompt at a time, `[1, pos, width]`, so that no prompt depends on the others; a `Replace` or `Add`
     of `[prompt, pos, width]` gives each its own row, `Noise` and `Resample` draw for each by itself.
 
