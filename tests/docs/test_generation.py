@@ -1,4 +1,4 @@
-"""The page on generation: its Python runs; on the real model, greedy is the module's own and the cache changes nothing."""
+"""The page on generation: its Python runs, on the real model, and its table of times is that of the code."""
 
 from pathlib import Path
 
