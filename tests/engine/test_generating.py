@@ -279,6 +279,7 @@ def test_seeds():
     for row, ids in enumerate(PROMPTS):
         assert_same(made, generate(model, ids, **settings), rows=[row])
     assert made.tokens != generate(model, PROMPTS, seed=1, **settings).tokens
+    assert len({Asked(ids, {}, before).seed(seed) for ids in PROMPTS for before in (0, 1) for seed in (0, 1)}) == 20
     twice = generate(model, [PROMPT, PROMPT], **settings)
     assert twice.tokens[0] == made.tokens[0] != twice.tokens[1]
     assert made.tokens != generate(model, PROMPTS, max_tokens=STEPS).tokens
