@@ -45,8 +45,8 @@ def positional(node):
     return names[1:] if names[:1] in (["self"], ["cls"], ["_"]) else names
 
 
-# They describe a whole data set, metric, estimate or search, each part optional; an object would only rename them.
-DESCRIBING = {"attribute", "find", "from_tokens", "from_texts", "metric_from"}
+# They describe a whole data set, metric, estimate, search or text, each part optional; an object would rename them.
+DESCRIBING = {"attribute", "find", "from_tokens", "from_texts", "generate", "metric_from"}
 # A typer command has one parameter an option: they are its command line, frozen by a test of their own.
 COMMANDS = "cli"
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from crosspatch.engine.caching import ActivationCache, cache_activations
     from crosspatch.engine.edits import Add, Mean, Noise, Project, Replace, Resample, Scale, Zero
     from crosspatch.engine.effects import Effects
+    from crosspatch.engine.generated import Generated
+    from crosspatch.engine.generating import generate
     from crosspatch.engine.grids import ExampleView, Grid
     from crosspatch.engine.groups import cuts, group, summed, windows
     from crosspatch.engine.patching import ablate, patch, patch_metrics, plan_patch
@@ -23,6 +25,7 @@ _HOME = {
     "Captured": "access",
     "Effects": "effects",
     "ExampleView": "grids",
+    "Generated": "generated",
     "Grid": "grids",
     "Mean": "edits",
     "Noise": "edits",
@@ -38,6 +41,7 @@ _HOME = {
     "cache_activations": "caching",
     "capture": "access",
     "cuts": "groups",
+    "generate": "generating",
     "group": "groups",
     "patch": "patching",
     "patch_metrics": "patching",
@@ -55,6 +59,7 @@ __all__ = [
     "Captured",
     "Effects",
     "ExampleView",
+    "Generated",
     "Grid",
     "Mean",
     "Noise",
@@ -70,6 +75,7 @@ __all__ = [
     "cache_activations",
     "capture",
     "cuts",
+    "generate",
     "group",
     "patch",
     "patch_metrics",

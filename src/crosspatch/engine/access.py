@@ -96,7 +96,7 @@ def capture(model: Model, sites: str | Sequence[Site], *, mask: Mask | None = No
         UnknownName, BadInput: a site that this model does not have.
     """
     seen = Captured(model, mask=mask)
-    wanted = {(site.kind, site.layer) for site in _expanded(model, sites)}
+    wanted = {(site.kind, site.layer) for site in expanded(model, sites)}
 
     def keep(kind: str, layer: int | None) -> Callable[[Tensor], None]:
         def see(value: Tensor) -> None:
@@ -104,7 +104,7 @@ def capture(model: Model, sites: str | Sequence[Site], *, mask: Mask | None = No
 
         return see
 
-    with _touching(model, {key: keep(*key) for key in wanted}):
+    with touching(model, {key: keep(*key) for key in wanted}):
         yield seen
 
 
@@ -121,7 +121,7 @@ def write(model: Model, edits: Mapping[str | Site, Edit], *, mask: Mask | None =
     """
     groups: dict[tuple[str, int | None], list[tuple[Site, Edit]]] = defaultdict(list)
     for text, edit in edits.items():
-        for site in _expanded(model, text if isinstance(text, str) else (text,)):
+        for site in expanded(model, text if isinstance(text, str) else (text,)):
             groups[site.kind, site.layer].append((site, edit))
     fired: set[tuple[str, int | None]] = set()
 
@@ -134,14 +134,19 @@ def write(model: Model, edits: Mapping[str | Site, Edit], *, mask: Mask | None =
 
         return act
 
-    with _touching(model, {key: change(*key) for key in groups}):
+    with touching(model, {key: change(*key) for key in groups}):
         yield
     if len(fired) < len(groups):
         missed = next(key for key in groups if key not in fired)
         raise BadInput(f"nothing was written at {groups[missed][0][0]}: the model was not run inside the block.")
 
 
-def _expanded(model: Model, sites: str | Sequence[Site]) -> tuple[Site, ...]:
+def expanded(model: Model, sites: str | Sequence[Site]) -> tuple[Site, ...]:
+    """List the sites of a selection.
+
+    Raises:
+        UnknownName, BadInput: a site that this model does not have.
+    """
     if isinstance(sites, str):
         selection = parse(sites)
         for pattern in selection.patterns:
@@ -166,15 +171,19 @@ def _edited(model: Model, site: Site, edit: Edit, value: Tensor, mask: Mask | No
 
 def _at_positions(site: Site, edit: Edit, part: Tensor, mask: Mask | None) -> Tensor:
     if site.position in (None, "all"):
-        return _applied(site, edit, part)
+        return applied(site, edit, part)
     rows, index = row_positions(site, part.shape[0], part.shape[1], mask)
     out = part.clone()
-    out[rows, index] = _applied(site, edit, part[rows, index][:, None])[:, 0]
+    out[rows, index] = applied(site, edit, part[rows, index][:, None])[:, 0]
     return out
 
 
-def _applied(site: Site, edit: Edit, part: Tensor) -> Tensor:
-    """Return the edit's result; one of another shape would be broadcast unseen."""
+def applied(site: Site, edit: Edit, part: Tensor) -> Tensor:
+    """Return the edit's result; one of another shape would be broadcast unseen.
+
+    Raises:
+        BadInput: the edit returned another shape.
+    """
     result = edit(part)
     if result.shape != part.shape:
         given, allowed = list(result.shape), list(part.shape)
@@ -186,7 +195,7 @@ Act = Callable[[Tensor], Tensor | None]
 
 
 @contextmanager
-def _touching(model: Model, acts: Mapping[tuple[str, int | None], Act]) -> Iterator[None]:
+def touching(model: Model, acts: Mapping[tuple[str, int | None], Act]) -> Iterator[None]:
     """Keep hooks on the given kinds and layers; of a model split over processes, all must open the same ones.
 
     Each act sees `[batch, pos, width]`; that of a pattern `[batch, head, query, key]`.
