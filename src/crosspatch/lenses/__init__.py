@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crosspatch.lenses.labels import HeadLabels, Repeated, label_heads
     from crosspatch.lenses.lens_view import LensView
+    from crosspatch.lenses.probe_data import Probing
+    from crosspatch.lenses.probe_result import ProbeResult
+    from crosspatch.lenses.probed_layers import ProbedLayers
+    from crosspatch.lenses.probing import probe, probe_layers
     from crosspatch.lenses.reading import logit_lens
     from crosspatch.lenses.streams import stream_features
     from crosspatch.lenses.translators import TunedLens
@@ -16,11 +20,16 @@ _HOME = {
     "AttentionView": "views",
     "HeadLabels": "labels",
     "LensView": "lens_view",
+    "ProbeResult": "probe_result",
+    "ProbedLayers": "probed_layers",
+    "Probing": "probe_data",
     "Repeated": "labels",
     "TunedLens": "translators",
     "attention": "views",
     "label_heads": "labels",
     "logit_lens": "reading",
+    "probe": "probing",
+    "probe_layers": "probing",
     "stream_features": "streams",
     "train_tuned_lens": "tuning",
 }
@@ -28,11 +37,16 @@ __all__ = [
     "AttentionView",
     "HeadLabels",
     "LensView",
+    "ProbeResult",
+    "ProbedLayers",
+    "Probing",
     "Repeated",
     "TunedLens",
     "attention",
     "label_heads",
     "logit_lens",
+    "probe",
+    "probe_layers",
     "stream_features",
     "train_tuned_lens",
 ]

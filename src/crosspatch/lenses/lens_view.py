@@ -226,7 +226,7 @@ class LensView:
 
 def _over_reads(values: Float[np.ndarray, "example any read"]) -> Float[np.ndarray, "example any"]:
     """Average over the tokens read of each example; all have one at least."""
-    return np.nanmean(values, axis=2, dtype=np.float64)
+    return np.asarray(np.nanmean(values, axis=2, dtype=np.float64))
 
 
 def _plain(value: float) -> float | None:

@@ -70,23 +70,22 @@ def _by_group(examples: Examples, share: float, rng: np.random.Generator) -> Boo
     table = np.zeros((groups, len(examples.classes)))
     np.add.at(table, (examples.groups, examples.labels), 1)
     target = share * table.sum(axis=0)
-    best: tuple[tuple[int, float], Bool[np.ndarray, " group"]] | None = None
-    for _ in range(TRIES):
-        chosen, held = _greedy(table, target, rng.permutation(groups))
-        missing = int(((held == 0) | (held == table.sum(axis=0))).sum())
-        score = missing, float(((held - target) ** 2).sum())
-        if best is None or score < best[0]:
-            best = score, chosen
-    assert best is not None
-    return best[1][examples.groups]
+
+    def misses(chosen: Bool[np.ndarray, " group"]) -> tuple[int, float]:
+        held = table[chosen].sum(axis=0)
+        one_sided = int(((held == 0) | (held == table.sum(axis=0))).sum())
+        return one_sided, float(((held - target) ** 2).sum())
+
+    tried = [_greedy(table, target, rng.permutation(groups)) for _ in range(TRIES)]
+    return min(tried, key=misses)[examples.groups]
 
 
 def _greedy(
     table: Float[np.ndarray, "group class"], target: Float[np.ndarray, " class"], order: Int[np.ndarray, " group"]
-) -> tuple[Bool[np.ndarray, " group"], Float[np.ndarray, " class"]]:
+) -> Bool[np.ndarray, " group"]:
     chosen, held = np.zeros(len(table), dtype=bool), np.zeros(len(target))
     for group in order:
         if ((held + table[group] - target) ** 2).sum() < ((held - target) ** 2).sum():
             chosen[group] = True
             held = held + table[group]
-    return chosen, held
+    return chosen

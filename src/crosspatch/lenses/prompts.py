@@ -23,9 +23,9 @@ def prompts_of(model: Model, given: Given, *, run: str = "clean") -> list[tuple[
         raise UnknownName.of("run", run, RUNS)
     if isinstance(given, Task):
         found = [getattr(pair, run) for pair in given.pairs]
-    elif isinstance(given, str) or _are_texts(given):
+    elif texts := _texts_in(given):
         tokenizer_of(model)
-        found = [encode(model, text) for text in ([given] if isinstance(given, str) else given)]
+        found = [encode(model, text) for text in texts]
     else:
         found = read_rows(given, "prompts", mask=None)
         if isinstance(given, SupportsToList):
@@ -35,5 +35,9 @@ def prompts_of(model: Model, given: Given, *, run: str = "clean") -> list[tuple[
     return found
 
 
-def _are_texts(given: object) -> bool:
-    return isinstance(given, Sequence) and len(given) > 0 and all(isinstance(each, str) for each in given)
+def _texts_in(given: object) -> list[str]:
+    """Return the texts given, one or several; none where something else was."""
+    if isinstance(given, str):
+        return [given]
+    listed = list(given) if isinstance(given, Sequence) else []
+    return listed if all(isinstance(each, str) for each in listed) else []

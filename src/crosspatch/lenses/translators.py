@@ -124,7 +124,8 @@ class TunedLens:
         try:
             if meta["what"] != "tuned lens":
                 raise KeyError("what")
-            found = cls(*(arrays[name] for name in ARRAYS), meta["model"], meta["model_hash"], meta["settings"])
+            about = {name: meta[name] for name in ("model", "model_hash", "settings")}
+            found = cls(**{name: arrays[name] for name in ARRAYS}, **about)
         except (KeyError, TypeError) as error:
             raise CorruptFile(f"{str(folder)!r} holds no tuned lens as crosspatch writes it: {error}.") from None
         if model is not None:
