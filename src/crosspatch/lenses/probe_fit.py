@@ -11,7 +11,7 @@ from crosspatch.core.errors import MissingExtra
 from crosspatch.lenses.probe_data import Probing
 from crosspatch.lenses.probe_split import Codes
 
-MOST_STEPS = 2000  # of the optimiser
+MOST_STEPS = 500  # of the optimiser
 
 
 @dataclass(frozen=True, eq=False)
