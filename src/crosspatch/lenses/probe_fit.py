@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from crosspatch.core.errors import MissingExtra
 from crosspatch.lenses.probe_data import Probing
-from crosspatch.lenses.probe_split import Codes
+from crosspatch.lenses.probe_split import Codes, Places
 
 MOST_STEPS = 500  # of the optimiser
 
@@ -22,7 +22,7 @@ class Fitter:
     kind: str
     probing: Probing
 
-    def predict(self, labels: Codes, kept: Codes, places: Codes) -> tuple[Codes, bool]:
+    def predict(self, labels: Codes, kept: Int[np.ndarray, " kept"], places: Places) -> tuple[Places, bool]:
         """Fit on the kept examples; return predictions at `places`, and whether the optimiser converged.
 
         Where all kept examples have one label, which happens with drawn labels, that label is predicted.

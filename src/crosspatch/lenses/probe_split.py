@@ -9,6 +9,8 @@ from crosspatch.core.errors import BadInput
 
 TRIES = 50  # random orders of the groups, of which the split with the most even classes is taken
 Codes = Int[np.ndarray, " example"]
+Places = Int[np.ndarray, " place"]  # of some of the examples
+Sides = tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +29,12 @@ class Examples:
         """Whether some group has several examples."""
         return len(np.unique(self.groups)) < len(self)
 
-    def take(self, places: Codes) -> "Examples":
+    def take(self, places: Places) -> "Examples":
         """Return some of the examples."""
         return Examples(self.labels[places], self.groups[places], self.classes)
 
 
-def split_examples(examples: Examples, share: float, *, seed: int) -> tuple[Codes, Codes]:
+def split_examples(examples: Examples, share: float, *, seed: int) -> Sides:
     """Return the places of the examples that are kept, and of about a `share` of them that are held out, both sorted.
 
     Each class has that share of its own examples held out, as nearly as groups allow, and is on both sides.

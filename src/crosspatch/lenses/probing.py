@@ -20,7 +20,7 @@ from crosspatch.lenses.probe_data import (
 )
 from crosspatch.lenses.probe_fit import MOST_STEPS, Fitter
 from crosspatch.lenses.probe_result import ProbeResult
-from crosspatch.lenses.probe_split import Codes, split_examples
+from crosspatch.lenses.probe_split import Codes, Places, Sides, split_examples
 from crosspatch.lenses.probed_layers import ProbedLayers
 
 
@@ -98,7 +98,7 @@ def _asked(labels: Sequence[Any] | np.ndarray, kind: str, *, groups: Marks, type
     return read_question(labels, groups, types)
 
 
-def _measured(fitter: Fitter, question: Question, sides: tuple[Codes, Codes]) -> ProbeResult:
+def _measured(fitter: Fitter, question: Question, sides: Sides) -> ProbeResult:
     """Fit on one side; predict the other, and both for control labels."""
     probing, examples, (kept, test) = fitter.probing, question.examples, sides
     both, truth = np.concatenate([kept, test]), examples.labels
@@ -127,12 +127,12 @@ def _measured(fitter: Fitter, question: Question, sides: tuple[Codes, Codes]) ->
     )
 
 
-def _control_fit(controls: list[Codes], told: list[Codes], kept: Codes) -> float:
+def _control_fit(controls: list[Codes], told: list[np.ndarray], kept: Places) -> float:
     found = [(each[: len(kept)] == labels[kept]).mean() for labels, each in zip(controls, told, strict=True)]
     return float(np.mean(found)) if found else float("nan")
 
 
-def _p_value(fitter: Fitter, question: Question, sides: tuple[Codes, Codes], said: Codes) -> float:
+def _p_value(fitter: Fitter, question: Question, sides: Sides, said: Places) -> float:
     """Return the share of permuted labels that are predicted as well as the real ones, which count as one draw."""
     count, (kept, test) = fitter.probing.permutations, sides
     if not count:
@@ -146,7 +146,7 @@ def _p_value(fitter: Fitter, question: Question, sides: tuple[Codes, Codes], sai
     return reached / (count + 1)
 
 
-def _cautions(fitter: Fitter, question: Question, sides: tuple[Codes, Codes], *, converged: bool) -> tuple[str, ...]:
+def _cautions(fitter: Fitter, question: Question, sides: Sides, *, converged: bool) -> tuple[str, ...]:
     (kept, test), d, found = sides, fitter.features.shape[1], []
     if len(kept) < 2 * (d + 1):
         found.append(

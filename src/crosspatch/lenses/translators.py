@@ -146,7 +146,7 @@ class TunedLens:
         return [(str(i), *(with_interval(*each, digits=3) for each in row)) for i, row in enumerate(rows)]
 
     def __repr__(self) -> str:
-        means = zip(self.before.mean(axis=1), self.after.mean(axis=1), strict=True)
+        means = zip(*(side.mean(axis=1).tolist() for side in (self.before, self.after)), strict=True)
         lines = [f"{i:>5}{number(b, 3):>12} → {number(a, 3)}" for i, (b, a) in enumerate(means)]
         return "\n".join([f"TunedLens: {self.title()}", *lines])
 
