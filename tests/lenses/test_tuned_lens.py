@@ -51,10 +51,10 @@ def test_training_is_the_twins(name):
         np.testing.assert_allclose(lens.after[:, place], divergences(name, ids, maps), rtol=5e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["gpt_neox", "llama", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_held_out_divergence_falls_at_every_layer(name):
     """On prompts that were not trained on, and the interval of the change lies below zero."""
-    lens = train_tuned_lens(opened(name), random_prompts(240, 12), steps=40)
+    lens = train_tuned_lens(opened(name), random_prompts(200, 12), steps=30)
     _, _, high = lens.change()
     assert (high < 0).all()
     view, plain = (logit_lens(opened(name), random_prompts(8, 12, seed=7), at="all", lens=e) for e in (lens, None))
