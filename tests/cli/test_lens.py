@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cli.conftest import opened
 from crosspatch.lenses import LensView, train_tuned_lens
+from crosspatch.models import open_model
 from crosspatch.tasks import ioi
 
 ASK = ("--task", "ioi", "--n", 3, "--set", "template=0", "--quiet")
@@ -13,8 +13,9 @@ ASK = ("--task", "ioi", "--n", 3, "--set", "template=0", "--quiet")
 def test_logit_lens_is_shown_and_saved(call, document, tiny, here):
     """A map, a row a layer and where it saturates; JSON and folder hold the same numbers."""
     out = call("lens", tiny, *ASK, "--view", "logit").stdout
-    assert "saturates at layer" in out
-    assert "embed" in out
+    assert "saturates at layer" in " ".join(out.split())
+    assert out.split("log p")[1].count("\n") == 7  # a line, a row a layer, the end: nothing is folded
+    assert "…" not in out.split("log p")[1].split("top tokens")[0]
     told = document("lens", tiny, *ASK, "--view", "logit", "--at", "all", "--out", here / "view")
     saved = LensView.load(here / "view")
     assert told["layers"] == saved.layers == 4
@@ -24,7 +25,7 @@ def test_logit_lens_is_shown_and_saved(call, document, tiny, here):
 
 def test_tuned_lens_is_read_from_its_folder(document, tiny, here):
     """The saved lens is applied."""
-    model = opened(str(tiny), device=None, dtype=None)
+    model = open_model(str(tiny))
     prompts = [pair.clean for pair in ioi(model, 12).pairs]
     train_tuned_lens(model, prompts, steps=2).save(here / "tuned")
     told, plain = (

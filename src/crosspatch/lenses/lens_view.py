@@ -19,6 +19,7 @@ from crosspatch.draw import (
     clip,
     colour_bar_svg,
     heatmap_svg,
+    number,
     rich_table,
     shown,
     table_html,
@@ -195,8 +196,7 @@ class LensView:
         """Write each layer's means with intervals, and what the first prompt's last token decodes to."""
         columns = [[with_interval(*row) for row in zip(*self.by_layer(name), strict=True)] for name in MEASURES]
         words = [" ".join(clip(shown(word), 14) for word, _ in row[:CELLS]) for row in self.words_at()]
-        names = ["embed", *map(str, range(1, self.layers))]
-        return list(zip(names, *columns, words, strict=True))
+        return list(zip(self.names(), *columns, words, strict=True))
 
     def panel(self) -> Panel:
         """Make a map of the target's probability: layers by tokens of the first prompt, or by prompts at their ends."""
@@ -205,13 +205,12 @@ class LensView:
         else:
             values, columns = self.logprob[:, :, 0].T, (str(number) for number in range(len(self)))
         values = np.exp(values)[:, :WIDEST].astype(np.float64)
-        hole, rows = np.full_like(values, np.nan), ("embed", *map(str, range(1, self.layers)))
+        hole, rows = np.full_like(values, np.nan), self.names()
         labels = tuple(f"{place} ·{word}" if self.at == "all" else word for place, word in enumerate(columns))
         return Panel(f"p of {self.target}", values, hole, hole, rows, labels[:WIDEST])
 
     def __repr__(self) -> str:
-        rows = [(name, *row[1:], row[-1]) for name, *row in ((r[0], *r) for r in self.cells())]
-        lines = ["  ".join((f"{row[0]:<6}", *(f"{cell:>22}" for cell in row[1:6]), row[6])) for row in rows]
+        lines = ["  ".join((f"{row[0]:<6}", *(f"{cell:>22}" for cell in row[1:6]), row[6])) for row in self.cells()]
         return "\n".join([f"LensView: {self.title()}", *lines])
 
     def _repr_html_(self) -> str:
@@ -221,7 +220,15 @@ class LensView:
         return f"<div>{head}{picture}{table_html(self.headers(), self.cells())}</div>"
 
     def __rich__(self) -> "Table":
-        return rich_table(self.headers(), self.cells())
+        # A terminal has no room for intervals.
+        means = [[number(value) for value in self.by_layer(name)[0].tolist()] for name in MEASURES]
+        words = [" ".join(clip(shown(word), 9) for word, _ in row[:3]) for row in self.words_at()]
+        headers = ("layer", "log p", "rank", "KL", "entropy", "agrees", "top tokens")
+        return rich_table(headers, list(zip(self.names(), *means, words, strict=True)))
+
+    def names(self) -> tuple[str, ...]:
+        """Name the layers."""
+        return ("embed", *map(str, range(1, self.layers)))
 
 
 def _over_reads(values: Float[np.ndarray, "example any read"]) -> Float[np.ndarray, "example any"]:
