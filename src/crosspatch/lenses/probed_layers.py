@@ -110,7 +110,7 @@ class ProbedLayers:
 
     def __repr__(self) -> str:
         lines = [
-            "".join((f"{row[0]:<8}", *(f"{cell:>20}" for cell in row[1:5]), f"  {row[5]}")) for row in self.cells()
+            "".join((f"{row[0]:<8}", *(f"{cell:>22}" for cell in row[1:5]), f"  {row[5]}")) for row in self.cells()
         ]
         return "\n".join([f"ProbedLayers: {self.title()}", *lines, *(f"! {text}" for text in self[self.best].cautions)])
 
