@@ -151,7 +151,8 @@ def _cautions(fitter: Fitter, question: Question, sides: Sides, *, converged: bo
     if len(kept) < 2 * (d + 1):
         found.append(
             f"{len(kept)} examples for {d} numbers each: hyperplanes can tell any labels of fewer than {2 * (d + 1)} "
-            "examples apart as often as not (Cover 1965), so a good fit alone means nothing: look at held-out groups and selectivity."
+            "examples apart as often as not (Cover 1965), so a good fit alone means nothing: held-out groups and "
+            "selectivity tell."
         )
     groups = len(np.unique(question.examples.groups[test]))
     if groups < 10:
