@@ -102,10 +102,11 @@ class _Training:
     def _batches(self) -> Iterator[list[Ids]]:
         """Yield prompts with about TOKENS tokens, in a new order each time that all have been used."""
         batch: list[Ids] = []
+        enough = min(TOKENS, sum(map(len, self.prompts)))  # where there are fewer, all prompts once
         while True:
             for index in self.rng.permutation(len(self.prompts)):
                 batch.append(self.prompts[index])
-                if sum(map(len, batch)) >= TOKENS:
+                if sum(map(len, batch)) >= enough:
                     yield batch
                     batch = []
 
