@@ -79,7 +79,10 @@ SURFACE = {
     | MACHINE
     | TALK,
     "circuit show": {"DIR", "--top", "--export", "--report", "--no-report"} | TALK,
-    "lens": {"MODEL", "--heads", "--weighting", "--run", "--repeated", "--out"} | TASK | MACHINE | TALK,
+    "lens": {"MODEL", "--view", "--at", "--lens", "--heads", "--weighting", "--run", "--repeated", "--out"}
+    | TASK
+    | MACHINE
+    | TALK,
     "sites": {"MODEL"} | MACHINE | TALK,
     "tasks": {"NAME", "--check", "--model", "--preview", "--no-preview", "--n", "--seed", "--set"} | MACHINE | TALK,
     "doctor": {"MODEL"} | LAYOUT | MACHINE | TALK,

@@ -1,6 +1,7 @@
-"""`lens`: attention of chosen heads on a task, or labels of all heads by what they attend to."""
+"""`lens`: what heads attend to, their labels, or every layer decoded by the logit lens or a tuned one."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,8 +12,9 @@ from crosspatch.cli.say import Voice
 from crosspatch.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from crosspatch.lenses import AttentionView, HeadLabels
+    from crosspatch.lenses import AttentionView, HeadLabels, LensView
     from crosspatch.models.model import Model
+    from crosspatch.tasks import Task
 
 
 class Run(StrEnum):
@@ -20,6 +22,21 @@ class Run(StrEnum):
 
     clean = "clean"
     corrupt = "corrupt"
+
+
+class View(StrEnum):
+    """What is looked at: heads, or each layer's decoded distribution."""
+
+    heads = "heads"
+    logit = "logit"
+    tuned = "tuned"
+
+
+class At(StrEnum):
+    """Which tokens of a prompt are decoded."""
+
+    end = "end"
+    all = "all"
 
 
 Weighting = StrEnum("Weighting", ["pattern", "value"])  # "value" as a class attribute would hide the enum's own
@@ -36,11 +53,23 @@ OnRepeated = Annotated[
     typer.Option("--repeated", min=1, metavar="N", help="Label on N prompts of random tokens said twice, no task."),
 ]
 
+Look = Annotated[
+    View, typer.Option("--view", help="heads: attention; logit, tuned: what each layer's stream decodes to.")
+]
+Where = Annotated[At, typer.Option("--at", help="Tokens that logit and tuned decode: the last, or all.")]
+Trained = Annotated[
+    Path | None,
+    typer.Option("--lens", metavar="DIR", help="The saved lens of --view tuned (train_tuned_lens(…).save(DIR))."),
+]
+
 
 def lens(
     model: given.Model,
     *,
     task: given.MaybeTask = None,
+    view: Look = View.heads,
+    at: Where = At.end,
+    trained: Trained = None,
     heads: Heads = None,
     weighting: How = Weighting.pattern,
     run: Of = Run.clean,
@@ -54,18 +83,21 @@ def lens(
     json: given.Json = False,
     quiet: given.Quiet = False,
 ) -> None:
-    """Show what heads attend to; without --heads, label them all.
+    """Show what heads attend to (without --heads, label them all), or what each layer decodes to.
 
     \b
     crosspatch lens gemma-3-270m --task ioi --heads "attn.head[12, 1]"
     crosspatch lens gemma-3-270m --task ioi
     crosspatch lens gemma-3-270m --repeated 16
+    crosspatch lens gemma-3-270m --task ioi --view logit
+    crosspatch lens gemma-3-270m --task ioi --view tuned --lens runs/tuned
     """
     from crosspatch.lenses import Repeated, attention, label_heads
 
     voice = Voice(json, quiet)
     if (task is None) == (repeated is None) or (repeated is not None and heads is not None):
         raise BadInput("give --task NAME (with --heads for their attention), or --repeated N to label heads.")
+    _check_view(view, at, trained=trained, of_heads=heads is not None or repeated is not None)
     if task is not None:
         check_words(task, settings or (), sites=heads or "resid.pre")
     opened = open_model(model, voice, device=device, dtype=dtype)
@@ -73,7 +105,9 @@ def lens(
         found = label_heads(opened, Repeated(n=repeated or given.PAIRS, seed=seed))
     else:
         made = make_task(task, opened, voice, n=n, seed=seed, settings=settings or ())
-        if heads is None:
+        if view is not View.heads:
+            found = _decoded(opened, made, at=at, run=run, trained=trained)
+        elif heads is None:
             found = label_heads(opened, made, run=run.value)
         else:
             found = attention(opened, made, heads, run=run.value, weighting=weighting.value)
@@ -85,15 +119,34 @@ def lens(
         voice.show(f"saved → {out}")
 
 
-def show(found: "AttentionView | HeadLabels", voice: Voice) -> None:
-    """Show a title, a heat map a head where heads were chosen, and the table."""
+def _check_view(view: View, at: At, *, trained: Path | None, of_heads: bool) -> None:
+    """Raise BadInput for options that do not belong to the view."""
+    if view is not View.heads and of_heads:
+        raise BadInput(f"--view {view} decodes layers: leave --heads and --repeated out.")
+    if view is View.heads and at is not At.end:
+        raise BadInput("--at belongs to --view logit and --view tuned: a view of heads shows all tokens.")
+    if (view is View.tuned) != (trained is not None):
+        raise BadInput(
+            "--view tuned and --lens DIR belong together: train_tuned_lens(model, texts).save(DIR) makes one."
+        )
+
+
+def _decoded(model: "Model", task: "Task", *, at: At, run: Run, trained: Path | None) -> "LensView":
+    from crosspatch.lenses import TunedLens, logit_lens
+
+    tuned = None if trained is None else TunedLens.load(trained, model)
+    return logit_lens(model, task, at=at.value, run=run.value, lens=tuned)
+
+
+def show(found: "AttentionView | HeadLabels | LensView", voice: Voice) -> None:
+    """Show a title, a heat map a head or of all layers, and the table."""
     import numpy as np
     from rich.text import Text
 
     from crosspatch.draw import Scale, TerminalMap, nice_limit
-    from crosspatch.lenses import AttentionView
+    from crosspatch.lenses import AttentionView, LensView
 
-    maps = []
+    maps = [TerminalMap(found.panel(), Scale(1.0))] if isinstance(found, LensView) else []
     if isinstance(found, AttentionView):
         panels = found.panels()[:8]
         scale = Scale(nice_limit(np.stack([panel.values for panel in panels])))
@@ -101,11 +154,13 @@ def show(found: "AttentionView | HeadLabels", voice: Voice) -> None:
     voice.show(Text(found.title(), style="bold"), *maps, found.__rich__())
 
 
-def document(found: "AttentionView | HeadLabels", model: "Model") -> dict[str, Any]:
-    """Describe a view as JSON: the mean pattern of each head between shared positions, or every head's scores."""
-    from crosspatch.lenses import AttentionView
+def document(found: "AttentionView | HeadLabels | LensView", model: "Model") -> dict[str, Any]:
+    """Describe a view as JSON: each head's mean pattern between shared positions, or its scores, or each layer."""
+    from crosspatch.lenses import AttentionView, LensView
 
     about: dict[str, Any] = {"model": found.model, "model_hash": model.fingerprint}
+    if isinstance(found, LensView):
+        return about | found.summary()
     if isinstance(found, AttentionView):
         mean = {str(head): values.tolist() for head, values in zip(found.heads, found.mean(), strict=True)}
         about |= {"task": found.task, "run": found.run, "weighting": found.weighting, "n": len(found.tokens)}

@@ -1,20 +1,55 @@
-"""Look at attention: patterns of chosen heads, weighted by values or not, and labels by what heads attend to."""
+"""Look inside one run: attention, head labels, layers decoded by a logit lens or a tuned one, probes with controls."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosspatch.lenses.labels import HeadLabels, Repeated, label_heads
+    from crosspatch.lenses.lens_view import LensView
+    from crosspatch.lenses.probe_data import Probing
+    from crosspatch.lenses.probe_result import ProbeResult
+    from crosspatch.lenses.probed_layers import ProbedLayers
+    from crosspatch.lenses.probing import probe, probe_layers
+    from crosspatch.lenses.reading import logit_lens
+    from crosspatch.lenses.streams import stream_features
+    from crosspatch.lenses.translators import TunedLens
+    from crosspatch.lenses.tuning import train_tuned_lens
     from crosspatch.lenses.views import AttentionView, attention
 
 _HOME = {
     "AttentionView": "views",
     "HeadLabels": "labels",
+    "LensView": "lens_view",
+    "ProbeResult": "probe_result",
+    "ProbedLayers": "probed_layers",
+    "Probing": "probe_data",
     "Repeated": "labels",
+    "TunedLens": "translators",
     "attention": "views",
     "label_heads": "labels",
+    "logit_lens": "reading",
+    "probe": "probing",
+    "probe_layers": "probing",
+    "stream_features": "streams",
+    "train_tuned_lens": "tuning",
 }
-__all__ = ["AttentionView", "HeadLabels", "Repeated", "attention", "label_heads"]
+__all__ = [
+    "AttentionView",
+    "HeadLabels",
+    "LensView",
+    "ProbeResult",
+    "ProbedLayers",
+    "Probing",
+    "Repeated",
+    "TunedLens",
+    "attention",
+    "label_heads",
+    "logit_lens",
+    "probe",
+    "probe_layers",
+    "stream_features",
+    "train_tuned_lens",
+]
 
 
 def __getattr__(name: str) -> Any:
