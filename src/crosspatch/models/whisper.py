@@ -79,7 +79,9 @@ def convert_whisper(pieces: Path, folder: Path) -> None:
     except (KeyError, ValueError, TypeError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
-        raise CorruptFile(f"{pieces} holds no Whisper that can be converted ({type(error).__name__}: {error}).") from error
+        raise CorruptFile(
+            f"{pieces} holds no Whisper that can be converted ({type(error).__name__}: {error})."
+        ) from error
 
 
 def languages(module: torch.nn.Module) -> Mapping[str, str]:
