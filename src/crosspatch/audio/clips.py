@@ -94,8 +94,8 @@ def _checked(samples: np.ndarray, name: str) -> np.ndarray:
     loudest = float(np.abs(samples).max())
     if loudest > _LOUDEST:
         raise BadInput(
-            f"{name} reaches {loudest:.6g}, and full scale is 1. If these are 16-bit samples made floats, divide them by "
-            "32768, or give them as int16."
+            f"{name} reaches {loudest:.6g}, and full scale is 1. If these are 16-bit samples made floats, divide them "
+            "by 32768, or give them as int16."
         )
     return samples
 

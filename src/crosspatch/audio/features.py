@@ -58,8 +58,8 @@ def feature_extractor(given: Any) -> Any:
     found = next((one for one in candidates if all(hasattr(one, name) for name in wanted)), None)
     if found is None:
         raise BadInput(
-            f"a {type(given).__name__} makes no spectrograms: give the processor or feature extractor of a Whisper, such "
-            "as load('whisper-base').tokenizer."
+            f"a {type(given).__name__} makes no spectrograms: give the processor or feature extractor of a Whisper, "
+            "such as load('whisper-base').tokenizer."
         )
     if found.sampling_rate != RATE:
         raise BadInput(f"the feature extractor takes {found.sampling_rate} samples a second, and clips have {RATE}.")

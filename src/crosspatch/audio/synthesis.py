@@ -34,9 +34,9 @@ def voices() -> Mapping[str, str]:
 def say(text: str, *, voice: str = "slt") -> Float32[np.ndarray, " sample"]:
     """Return a text read out by a synthetic voice, at 16 kHz; the same text and voice give the same samples.
 
-    `voice` is one of `voices()` or any voice of espeak-ng. flite is the better heard: small Whispers mistake espeak-ng's
-    words. Raises MissingExtra when the program is not installed, UnknownName for a voice that it does not have, BadInput
-    for a text without words.
+    `voice` is one of `voices()` or any voice of espeak-ng. flite is heard better: small Whispers mistake words of
+    espeak-ng's. Raises MissingExtra when the program is not installed, UnknownName for a voice that it does not have,
+    BadInput for a text without words.
     """
     if not any(letter.isalnum() for letter in text):
         raise BadInput(f"there is nothing to read out in {text!r}: give a sentence.")

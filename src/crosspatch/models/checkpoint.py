@@ -147,7 +147,7 @@ def class_for(config: Any) -> Any:
 
 def _classes(mapping: Any, config: Any) -> tuple[type, ...]:
     found = mapping.get(type(config), ())
-    return found if isinstance(found, tuple | list) else (found,)
+    return tuple(found) if isinstance(found, tuple | list) else (found,)
 
 
 def reads_text_alone(module: torch.nn.Module) -> bool:

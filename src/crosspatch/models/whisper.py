@@ -79,9 +79,8 @@ def convert_whisper(pieces: Path, folder: Path) -> None:
     except (KeyError, ValueError, TypeError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
-        raise CorruptFile(
-            f"{pieces} holds no Whisper that can be converted ({type(error).__name__}: {error})."
-        ) from error
+        what = f"{type(error).__name__}: {error}"
+        raise CorruptFile(f"{pieces} holds no Whisper that can be converted ({what}).") from error
 
 
 def languages(module: torch.nn.Module) -> Mapping[str, str]:
@@ -90,7 +89,7 @@ def languages(module: torch.nn.Module) -> Mapping[str, str]:
 
     settings = getattr(module, "generation_config", None)
     codes = [token.strip("<|>") for token in getattr(settings, "lang_to_id", None) or ()]
-    return {code: LANGUAGES.get(code, code) for code in codes}
+    return {code: LANGUAGES.get(code) or code for code in codes}
 
 
 def _translated(binary: Binary) -> Iterator[tuple[str, torch.Tensor]]:
@@ -131,7 +130,7 @@ def _config(binary: Binary, tensors: Mapping[str, torch.Tensor]) -> Any:
     """Read sizes off the shapes."""
     from transformers import WhisperConfig
 
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Any] = {}
     for side in ("encoder", "decoder"):
         found = [re.match(rf"model\.{side}\.layers\.(\d+)\.", name) for name in tensors]
         sizes[f"{side}_layers"] = 1 + max(int(match[1]) for match in found if match)
