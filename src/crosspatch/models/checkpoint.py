@@ -136,8 +136,9 @@ def class_for(config: Any) -> Any:
 
     name = next(iter(getattr(config, "architectures", None) or ()), "")
     named = getattr(transformers, name, None) if name.isidentifier() else None
-    is_model = isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)
-    if not is_model or type(config) is not named.config_class:
+    if not (isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)):
+        return transformers.AutoModelForCausalLM
+    if type(config) is not named.config_class:
         return transformers.AutoModelForCausalLM
     causal = _classes(auto.MODEL_FOR_CAUSAL_LM_MAPPING, config)
     decodes = causal and not config.is_encoder_decoder and not _classes(auto.MODEL_FOR_MASKED_LM_MAPPING, config)
