@@ -2,7 +2,9 @@
 
 import hashlib
 import struct
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,6 @@ import torch
 
 from builders_speech import ct2_bytes, ct2_variables, load_whisper, tiny_whisper, write_pieces
 from crosspatch.core.errors import BadInput, CorruptFile, MissingExtra
-from crosspatch.models import known as known_module
 from crosspatch.models.checkpoint import Place, class_for, read_module, save_module
 from crosspatch.models.ct2 import read_binary
 from crosspatch.models.known import KNOWN, Chunk, Known, Pinned, assemble, is_installed, known_folder
@@ -230,7 +231,15 @@ def test_the_known_whispers_are_pinned():
     assert sum(chunk.size for chunk in base.files[0].chunks) == 145_217_532
     assert sum(chunk.size for chunk in tiny.files[0].chunks) == 75_537_502
     assert {len(file.sha256) for known in (base, tiny) for file in known.files} == {64}
-    assert set(KNOWN) == set(known_module.KNOWN)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_an_extra_installs_what_its_models_are_pinned_to(name):
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {chunk.distribution for chunk in KNOWN[name].chunks}
+    assert wanted <= set(extras[KNOWN[name].extra])
+    assert wanted <= set((root / "constraints.txt").read_text().splitlines())
 
 
 @pytest.mark.whisper
