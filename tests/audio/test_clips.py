@@ -80,7 +80,7 @@ def test_several_channels_need_a_choice(tmp_path):
     np.testing.assert_array_equal(load_audio(both, rate=16_000, mono="1"), both[:, 1])
     np.testing.assert_allclose(load_audio(both, rate=16_000, mono="mean"), both.mean(axis=1), atol=1e-7)
     np.testing.assert_array_equal(load_audio(both[:, :1], rate=16_000), both[:, 0])
-    with pytest.raises(UnknownName, match="'left'.*Known: mean, 0, 1"):
+    with pytest.raises(UnknownName, match=r"'left'.*Known: mean, 0, 1"):
         load_audio(both, rate=16_000, mono="left")
     soundfile.write(tmp_path / "a.wav", both, 16_000)
     with pytest.raises(BadInput, match=r"a\.wav has 2 channels"):
@@ -95,12 +95,11 @@ def test_several_channels_need_a_choice(tmp_path):
         (np.zeros(9), {"rate": True}, BadInput, "rate=True is no rate"),
         (np.zeros(9), {"rate": 16_000.5}, BadInput, "is no rate"),
         (np.zeros(9), {"rate": float("nan")}, BadInput, "is no rate"),
-        (np.zeros(9), {"rate": "fast"}, BadInput, "is no rate"),
         (np.zeros(0), {"rate": 16_000}, BadInput, r"no samples: its shape is \(0,\)"),
         (np.zeros((5, 0)), {"rate": 16_000}, BadInput, "no samples"),
         (np.zeros(1), {"rate": 768_000}, BadInput, "too short"),
         (np.zeros((2, 3, 4)), {"rate": 16_000}, BadInput, r"shape \(2, 3, 4\): give \[sample\]"),
-        (np.float64(0), {"rate": 16_000}, BadInput, "not a float64"),
+        (np.zeros(()), {"rate": 16_000}, BadInput, r"shape \(\): give"),
         (np.zeros((2, 16_000)), {"rate": 16_000}, BadInput, r"16000 channels.*array\.T"),
         (np.array([0, np.nan, np.inf]), {"rate": 16_000}, NotFinite, "2 samples that are NaN or infinite, of 3"),
         (np.array([0.0, 20_000]), {"rate": 16_000}, BadInput, "reaches 20000.*divide them by 32768"),
@@ -108,8 +107,6 @@ def test_several_channels_need_a_choice(tmp_path):
         (np.zeros(9, bool), {"rate": 16_000}, BadInput, "type bool"),
         (np.zeros(9, complex), {"rate": 16_000}, BadInput, "type complex128"),
         (np.array(["a"]), {"rate": 16_000}, BadInput, "type <U1|type str"),
-        ([0.0, 0.1], {"rate": 16_000}, BadInput, "not a list"),
-        (None, {"rate": 16_000}, BadInput, "not a NoneType"),
         ("no/such.wav", {}, UnknownName, r"no file.*such\.wav"),
         (str(FOX), {"rate": 16_000}, BadInput, "says its rate itself: leave out rate=16000"),
     ],

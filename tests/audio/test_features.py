@@ -70,19 +70,17 @@ def test_an_extractor_is_found_in_what_holds_one(extractor):
 def test_an_extractor_of_another_rate_is_refused():
     from transformers import WhisperFeatureExtractor
 
-    with pytest.raises(BadInput, match="takes 8000 samples a second"):
-        log_mel(WhisperFeatureExtractor(sampling_rate=8000), [np.zeros(9, np.float32)])
+    with pytest.raises(BadInput, match="takes 24000 samples a second"):
+        log_mel(WhisperFeatureExtractor(sampling_rate=24_000), [np.zeros(9, np.float32)])
 
 
 @pytest.mark.parametrize(
     ("clips", "error", "words"),
     [
         ([], BadInput, "one at least"),
-        ("a.wav", BadInput, "list of arrays"),
         ([np.zeros(9, np.float32), np.zeros(0, np.float32)], BadInput, r"clip 1 is float32 of shape \(0,\)"),
         ([np.zeros((9, 2), np.float32)], BadInput, r"shape \(9, 2\)"),
         ([np.zeros(9, np.int16)], BadInput, "clip 0 is int16"),
-        ([[0.0, 0.1]], BadInput, "clip 0 is list"),
         ([np.full(9, np.nan, np.float32)], NotFinite, "clip 0 has samples that are NaN"),
         ([np.zeros(480_001, np.float32)], BadInput, "clip 0 takes 30.0 s, and the model hears 30 s at once"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from builders_speech import FOX, WORDS, load_whisper, tiny_whisper
-from crosspatch.audio import load_audio, log_mel, transcribe
+from crosspatch.audio import hearing, load_audio, log_mel, transcribe
 from crosspatch.core.errors import BadInput, UnknownName
 
 pytestmark = pytest.mark.whisper
@@ -51,34 +51,39 @@ def naive_greedy(loaded, clip, prompt, *, steps):
 @pytest.mark.parametrize("name", ["whisper-base", "whisper-tiny.en"])
 def test_the_shipped_clip_is_understood_and_greedily(name, fox, request):
     loaded = request.getfixturevalue("base" if name == "whisper-base" else "tiny")
+    checked = 12 if name == "whisper-base" else 40  # tokens
     before = copy.deepcopy(loaded.module.generation_config.to_dict())
     (said,) = transcribe(loaded.module, loaded.tokenizer, [fox])
     assert said.text == WORDS
     assert (said.language, said.ended, said.prompt) == ("en", True, len(PROMPT[name]))
     assert said.tokens[: said.prompt] == PROMPT[name]
     assert said.tokens[-1] == END[name]
-    assert said.tokens == naive_greedy(loaded, fox, PROMPT[name], steps=40)
+    twin = naive_greedy(loaded, fox, PROMPT[name], steps=checked)
+    assert said.tokens[: said.prompt + checked] == twin
+    assert len(twin) >= said.prompt + 12
     assert loaded.module.generation_config.to_dict() == before
 
 
-def test_clips_of_unequal_length_are_heard_as_if_alone(tiny, fox):
-    clips = [fox, fox[:24_000], np.zeros(1600, np.float32)]
-    together = transcribe(tiny.module, tiny.tokenizer, clips, max_tokens=24)
-    assert together == tuple(transcribe(tiny.module, tiny.tokenizer, [clip], max_tokens=24)[0] for clip in clips)
+def test_clips_of_unequal_length_are_heard_as_if_alone(tiny, fox, monkeypatch):
+    monkeypatch.setattr(hearing, "_BATCH", 2)
+    clips = [fox[:24_000], np.zeros(1600, np.float32), fox[:40_000]]
+    together = transcribe(tiny.module, tiny.tokenizer, clips, max_tokens=9)
+    assert together == tuple(transcribe(tiny.module, tiny.tokenizer, clip, max_tokens=9)[0] for clip in clips)
     assert len({said.text for said in together}) == 3
-    assert together == transcribe(tiny.module, tiny.tokenizer, clips, max_tokens=24)
 
 
 def test_a_limit_of_tokens_cuts_the_text(tiny, fox):
-    (whole,) = transcribe(tiny.module, tiny.tokenizer, [fox])
+    clip = fox[:20_000]
+    (whole,) = transcribe(tiny.module, tiny.tokenizer, clip, max_tokens=30)
     words = len(whole.tokens) - whole.prompt
-    for limit, ended in ((5, False), (words - 1, False), (words, True)):
-        (said,) = transcribe(tiny.module, tiny.tokenizer, [fox], max_tokens=limit)
+    assert whole.ended
+    for limit, ended in ((words - 1, False), (words, True)):
+        (said,) = transcribe(tiny.module, tiny.tokenizer, clip, max_tokens=limit)
         assert said.tokens == whole.tokens[: whole.prompt + limit]
         assert said.ended is ended
 
 
-@pytest.mark.parametrize("limit", [0, -1, 447, 2.0, True, None])
+@pytest.mark.parametrize("limit", [0, -1, 447])
 def test_a_limit_that_the_decoder_cannot_hold_is_refused(tiny, fox, limit):
     with pytest.raises(BadInput, match="between 1 and 446"):
         transcribe(tiny.module, tiny.tokenizer, [fox], max_tokens=limit)
@@ -86,10 +91,9 @@ def test_a_limit_that_the_decoder_cannot_hold_is_refused(tiny, fox, limit):
 
 def test_a_language_may_be_named_in_any_way(base, fox):
     said = [
-        transcribe(base.module, base.tokenizer, [fox], language=given, max_tokens=3)[0]
-        for given in ("de", "German", "<|de|>")
+        transcribe(base.module, base.tokenizer, [fox], language=given, max_tokens=1)[0] for given in ("de", "German")
     ]
-    assert said[0] == said[1] == said[2]
+    assert said[0] == said[1]
     assert said[0].tokens[:4] == (50258, 50261, 50359, 50363)
     assert said[0].language == "de"
     (english,) = transcribe(base.module, base.tokenizer, [fox], language="en", task="translate", max_tokens=1)
@@ -97,11 +101,11 @@ def test_a_language_may_be_named_in_any_way(base, fox):
 
 
 def test_unknown_languages_and_tasks_name_the_nearest(base, tiny, fox):
-    with pytest.raises(UnknownName, match="unknown language 'germann'. Did you mean 'german'"):
+    with pytest.raises(UnknownName, match=r"unknown language 'germann'\. Did you mean 'german'"):
         transcribe(base.module, base.tokenizer, [fox], language="germann")
     with pytest.raises(UnknownName, match=r"unknown language 'xx'.*swahili"):
         transcribe(base.module, base.tokenizer, [fox], language="xx")
-    with pytest.raises(UnknownName, match="'transcript'. Did you mean 'transcribe'"):
+    with pytest.raises(UnknownName, match=r"'transcript'\. Did you mean 'transcribe'"):
         transcribe(base.module, base.tokenizer, [fox], task="transcript")
     with pytest.raises(BadInput, match="knows English alone: leave out language='en'"):
         transcribe(tiny.module, tiny.tokenizer, [fox], language="en")

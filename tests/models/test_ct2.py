@@ -4,6 +4,7 @@ import hashlib
 import struct
 import tomllib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,13 @@ def test_a_converted_whisper_is_the_one_that_was_written(converted):
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert loaded.module.proj_out.weight is loaded.module.model.decoder.embed_tokens.weight
-    sizes = ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads", "decoder_ffn_dim")
+    sizes = (
+        "encoder_layers",
+        "decoder_layers",
+        "encoder_attention_heads",
+        "decoder_attention_heads",
+        "decoder_ffn_dim",
+    )
     assert [getattr(loaded.module.config, name) for name in sizes] == [3, 2, 2, 4, 40]
     assert next(load(folder, dtype="auto").module.parameters()).dtype == torch.float16
 
@@ -158,7 +165,9 @@ def test_another_model_is_refused(tmp_path, tokenizer, changes, words):
 
 
 def test_another_kind_or_other_files_are_refused(tmp_path, tokenizer):
-    pieces = write_pieces(tmp_path / "pieces", ct2_bytes(SMALL, spec="TransformerSpec", aliases={}), tokenizer=tokenizer)
+    pieces = write_pieces(
+        tmp_path / "pieces", ct2_bytes(SMALL, spec="TransformerSpec", aliases={}), tokenizer=tokenizer
+    )
     with pytest.raises(CorruptFile, match="holds a TransformerSpec, not a WhisperSpec"):
         convert_whisper(pieces, tmp_path)
     whole = ct2_bytes(ct2_variables(tiny_whisper()))
@@ -182,7 +191,7 @@ def installed(tmp_path, tokenizer, monkeypatch):
     for name in ("model.bin", "config.json", "tokenizer.json"):
         data, chunks = (pieces / name).read_bytes(), []
         cuts = (0, 1000, len(data)) if name == "model.bin" else (0, len(data))
-        for part, (start, end) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for part, (start, end) in enumerate(pairwise(cuts)):
             package = tmp_path / "site" / f"tiny_whisper_part{part}"
             package.mkdir(parents=True, exist_ok=True)
             (package / "__init__.py").write_text("raise SystemExit('imported')")

@@ -1,6 +1,7 @@
 """Clips: one channel of sound at 16 kHz, from a file or an array."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,12 +20,15 @@ _SLOWEST, _FASTEST = 1_000, 768_000  # samples a second that sound is recorded a
 
 
 def load_audio(
-    what: str | os.PathLike[str] | np.ndarray | torch.Tensor, *, rate: int | None = None, mono: str | None = None
+    what: str | os.PathLike[str] | np.ndarray | torch.Tensor | Sequence[float],
+    *,
+    rate: int | float | None = None,
+    mono: str | None = None,
 ) -> Float32[np.ndarray, " sample"]:
     """Return a clip of one channel at 16 kHz, from −1 to 1.
 
-    `what` is a path (WAV, FLAC, OGG and what else libsndfile reads; the file says its rate) or an array `[sample]` or
-    `[sample, channel]` with its `rate` in samples a second. Another rate is resampled (soxr, high quality). Several
+    `what` is a path (WAV, FLAC, OGG and what else libsndfile reads; the file says its rate) or samples `[sample]` or
+    `[sample, channel]` with their `rate` a second. Another rate is resampled (soxr, high quality). Several
     channels are refused unless `mono` says which is meant: "mean", or the number of one counted from 0, as in "0".
     Integers of 16 and 32 bits, and unsigned ones of 8, are scaled as in WAV files; floats are taken as they are.
 
@@ -39,10 +43,10 @@ def load_audio(
         samples, name = _array(what), "the array"
         if rate is None:
             raise BadInput(f"an array does not say its rate: give it in samples a second, such as rate={RATE}.")
-    if isinstance(rate, bool) or int(rate) != rate or not _SLOWEST <= rate <= _FASTEST:
+    if isinstance(rate, bool) or not _SLOWEST <= rate <= _FASTEST or int(rate) != rate:
         raise BadInput(f"rate={rate} is no rate of sound in samples a second: give {_SLOWEST} … {_FASTEST}.")
     clip = _one_channel(_checked(_scaled(samples, name), name), mono, name)
-    return np.ascontiguousarray(_resampled(clip, int(rate), name), dtype=np.float32)
+    return np.array(_resampled(clip, int(rate), name), dtype=np.float32)  # a copy: never the caller's own memory
 
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
@@ -59,8 +63,6 @@ def _array(what: Any) -> np.ndarray:
     if isinstance(what, torch.Tensor):
         what = what.detach().cpu()
         what = what.float() if what.dtype == torch.bfloat16 else what  # which numpy does not know
-    if not isinstance(what, np.ndarray | torch.Tensor):
-        raise BadInput(f"sound is a path or an array, not a {type(what).__name__}.")
     return np.asarray(what)
 
 

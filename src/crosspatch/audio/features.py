@@ -29,20 +29,20 @@ class LogMel:
         return tuple(-(-frames // 2) for frames in self.frames)
 
 
-def log_mel(extractor: Any, clips: Sequence[np.ndarray]) -> LogMel:
+def log_mel(extractor: Any, clips: Sequence[np.ndarray] | np.ndarray) -> LogMel:
     """Compute the spectrograms of clips of 16 kHz, each as if it were alone, by the model's own feature extractor.
 
-    `extractor` is a WhisperFeatureExtractor, a processor that has one, or a loaded model with such a processor. Each
-    clip is a float array `[sample]`, as `load_audio` gives it. The spectrogram is log10 of mel power, floored at 8
+    `extractor` is a WhisperFeatureExtractor, a processor that has one, or a loaded model with such a processor. A clip
+    is a float array `[sample]`, as `load_audio` gives it. The spectrogram is log10 of mel power, floored at 8
     below its largest value, plus 4, over 4 (Radford et al. 2022, section 2.2 and `whisper/audio.py`).
 
     Raises BadInput for no clips, a clip that is empty, of another shape or type or longer than the model takes, and for
     an extractor of another kind; NotFinite for NaN or infinity.
     """
     own = feature_extractor(extractor)
-    clips = list(clips) if isinstance(clips, list | tuple) else [clips] if isinstance(clips, np.ndarray) else clips
-    if not isinstance(clips, list) or not clips:
-        raise BadInput("clips are a list of arrays, one at least, as load_audio gives them.")
+    clips = [clips] if isinstance(clips, np.ndarray) else list(clips)
+    if not clips:
+        raise BadInput("there are no clips: give a list of arrays, one at least, as load_audio gives them.")
     for index, clip in enumerate(clips):
         _check(index, clip, own.n_samples)
     floats = [np.asarray(clip, dtype=np.float32) for clip in clips]
@@ -66,10 +66,10 @@ def feature_extractor(given: Any) -> Any:
     return found
 
 
-def _check(index: int, clip: Any, longest: int) -> None:
-    if not isinstance(clip, np.ndarray) or clip.ndim != 1 or clip.dtype.kind != "f" or not clip.size:
-        shape = f"{clip.dtype.name} of shape {clip.shape}" if isinstance(clip, np.ndarray) else type(clip).__name__
-        raise BadInput(f"clip {index} is {shape}, not a float array [sample]. load_audio makes one of it.")
+def _check(index: int, clip: np.ndarray, longest: int) -> None:
+    if clip.ndim != 1 or clip.dtype.kind != "f" or not clip.size:
+        what = f"{clip.dtype.name} of shape {clip.shape}"
+        raise BadInput(f"clip {index} is {what}, not a float array [sample]. load_audio makes one of it.")
     if not np.isfinite(clip).all():
         raise NotFinite(f"clip {index} has samples that are NaN or infinite.")
     if clip.size > longest:

@@ -35,7 +35,7 @@ class Transcript:
 def transcribe(
     module: Any,
     processor: Any,
-    clips: Sequence[np.ndarray],
+    clips: Sequence[np.ndarray] | np.ndarray,
     *,
     language: str | None = None,
     task: str = "transcribe",
@@ -53,15 +53,16 @@ def transcribe(
     _check_module(module)
     code = _code(module, language, task)
     room = module.config.max_target_positions - len(_prompt(module, code or "en", task))
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 1 <= max_tokens <= room:
-        raise BadInput(f"max_tokens={max_tokens!r} is not between 1 and {room}, which the decoder holds.")
+    if not 1 <= max_tokens <= room:
+        raise BadInput(f"max_tokens={max_tokens} is not between 1 and {room}, which the decoder holds.")
     mel = log_mel(processor, clips).mel.to(device=module.device, dtype=module.dtype)
     tokenizer = getattr(processor, "tokenizer", processor)
     said: list[Transcript] = []
-    with quiet():
+    with quiet(), torch.no_grad():
         for part in mel.split(_BATCH):
-            spoken = [code] * len(part) if code else _detect(module, part)
-            texts = _generate(module, part, spoken, task, max_tokens)
+            heard = module.get_encoder()(part)
+            spoken = [code] * len(part) if code else _detect(module, heard)
+            texts = _generate(module, heard, spoken, task, max_tokens)
             for own, text in zip(spoken, texts, strict=True):
                 said.append(_transcript(tokenizer, _prompt(module, own, task), text, own, max_tokens))
     return tuple(said)
@@ -104,19 +105,17 @@ def _prompt(module: Any, code: str, task: str) -> tuple[int, ...]:
     return (settings.decoder_start_token_id, *about, settings.no_timestamps_token_id)
 
 
-def _detect(module: Any, mel: torch.Tensor) -> list[str]:
+def _detect(module: Any, heard: Any) -> list[str]:
     names = {number: token.strip("<|>") for token, number in module.generation_config.lang_to_id.items()}
-    return [names[number] for number in module.detect_language(mel).tolist()]
+    return [names[number] for number in module.detect_language(encoder_outputs=heard).tolist()]
 
 
-def _generate(module: Any, mel: torch.Tensor, spoken: list[str], task: str, max_tokens: int) -> list[list[int]]:
+def _generate(module: Any, heard: Any, spoken: list[str], task: str, max_tokens: int) -> list[list[int]]:
     """Return each clip's tokens behind the prompt, up to the end of text, which is left out."""
     # the task is always said: without it, generate leaves it out of a detected language's prompt, and the text is worse
     about = {"language": spoken, "task": task} if module.generation_config.is_multilingual else {}
-    with torch.no_grad():
-        rows = module.generate(
-            mel, do_sample=False, num_beams=1, return_timestamps=False, max_new_tokens=max_tokens, **about
-        ).tolist()
+    greedy = {"do_sample": False, "num_beams": 1, "return_timestamps": False}
+    rows = module.generate(encoder_outputs=heard, max_new_tokens=max_tokens, **greedy, **about).tolist()
     end = module.generation_config.eos_token_id
     return [row[: row.index(end)] if end in row else row for row in rows]
 
