@@ -14,7 +14,7 @@ $(VENV)/user: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/user
-	$(PIP) -e '.[gemma,pandas,dev]'
+	$(PIP) -e '.[gemma,pandas,speech,dev]'
 	touch $@
 
 demo: $(VENV)/user

@@ -9,6 +9,7 @@ import pytest
 
 import crosspatch
 import crosspatch.attribution
+import crosspatch.audio
 import crosspatch.circuits
 import crosspatch.engine
 import crosspatch.flow
@@ -19,7 +20,7 @@ import crosspatch.report
 
 LAZY = [
     *(crosspatch, crosspatch.circuits, crosspatch.engine, crosspatch.flow, crosspatch.models),
-    *(crosspatch.attribution, crosspatch.lenses, crosspatch.referee, crosspatch.report),
+    *(crosspatch.attribution, crosspatch.audio, crosspatch.lenses, crosspatch.referee, crosspatch.report),
 ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosspatch import attribution, circuits, flow, lenses, metrics, tasks
+    from crosspatch import attribution, audio, circuits, flow, lenses, metrics, tasks
     from crosspatch.attribution import Estimate, Estimator, Verify, attribute
     from crosspatch.core.errors import CrosspatchError
     from crosspatch.engine import (
@@ -103,7 +103,7 @@ _HOME = {
     "windows": "crosspatch.engine",
     "write": "crosspatch.engine",
 }
-_FLOORS = ("attribution", "circuits", "flow", "lenses", "metrics", "tasks")
+_FLOORS = ("attribution", "audio", "circuits", "flow", "lenses", "metrics", "tasks")
 __all__ = [
     "Ablation",
     "ActivationCache",
@@ -135,6 +135,7 @@ __all__ = [
     "ablate",
     "attribute",
     "attribution",
+    "audio",
     "audit",
     "cache_activations",
     "capture",

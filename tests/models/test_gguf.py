@@ -15,7 +15,7 @@ from crosspatch.core.errors import BadInput, CorruptFile, MissingExtra
 from crosspatch.models import gguf as gguf_module
 from crosspatch.models import known as known_module
 from crosspatch.models.fingerprint import fingerprint
-from crosspatch.models.known import KNOWN, Chunk, Known, assemble, is_installed
+from crosspatch.models.known import KNOWN, Chunk, Known, Pinned, assemble, is_installed
 from crosspatch.models.load import load
 
 gguf = pytest.importorskip("gguf")
@@ -172,7 +172,8 @@ def installed(original, tmp_path, monkeypatch):
         (package / "piece").write_bytes(piece)
         chunks.append(Chunk(f"tiny-part{index}==1.0", package.name, "piece", len(piece)))
     monkeypatch.syspath_prepend(tmp_path / "site")
-    known = Known("tiny-known", "a test", "tiny", hashlib.sha256(data).hexdigest(), tuple(chunks), "a moment")
+    file = Pinned("model.gguf", hashlib.sha256(data).hexdigest(), tuple(chunks))
+    known = Known("tiny-known", "a test", "tiny", (file,), "a moment")
     monkeypatch.setattr(known_module, "KNOWN", {known.name: known})
     monkeypatch.setattr("crosspatch.models.load.KNOWN", {known.name: known})
     return known
@@ -188,7 +189,7 @@ def test_a_known_model_is_put_together_once(installed, original, cache, monkeypa
     assert len(calls) == 1
     assert said == ["Converting tiny-known once (a moment)"]
     folder = cache / f"tiny-known-{installed.sha256[:12]}-v1"
-    assert not list(folder.glob("*.gguf"))
+    assert not list(folder.rglob("*.gguf"))
     assert "\n" not in (folder / "tokenizer.json").read_text()
 
 
@@ -219,10 +220,10 @@ def test_chunks_that_are_not_as_pinned_are_refused(installed, tmp_path):
     damaged[100] ^= 1
     piece.write_bytes(damaged)
     with pytest.raises(CorruptFile, match=r"SHA-256 .*--force-reinstall --no-deps tiny-part0==1\.0 tiny-part1==1\.0"):
-        assemble(installed, target)
+        assemble(installed, installed.files[0], target)
     piece.write_bytes(damaged[:-1])
     with pytest.raises(CorruptFile, match=r"4999 bytes, not 5000.*--force-reinstall --no-deps tiny-part0==1\.0"):
-        assemble(installed, target)
+        assemble(installed, installed.files[0], target)
 
 
 def test_the_known_models_are_pinned():

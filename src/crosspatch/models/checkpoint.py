@@ -95,19 +95,20 @@ def is_offline() -> bool:
 
 
 def read_module(place: Place, *, dtype: torch.dtype | str, layout: Layout | None = None) -> torch.nn.Module:
-    """Load a causal language model from safetensors, in eval mode, laid out over devices or processes if asked.
+    """Load a model from safetensors, in eval mode, laid out over devices or processes if asked.
 
+    It is of the class that its config names, where that is one of transformers'; a causal language model otherwise.
     Raises UnknownName, BadInput, CorruptFile or MissingExtra, with the library's own error as its cause.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         with quiet():
             laid_out: dict[str, Any] = {}
+            config = AutoConfig.from_pretrained(place.where, **place.arguments())
             if layout is not None:
-                config = AutoConfig.from_pretrained(place.where, **place.arguments()) if layout.processes > 1 else None
-                laid_out = layout.arguments(config, dtype)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                laid_out = layout.arguments(config if layout.processes > 1 else None, dtype)
+            loaded: Any = class_for(config).from_pretrained(
                 place.where,
                 use_safetensors=True,
                 dtype=dtype,
@@ -124,16 +125,51 @@ def read_module(place: Place, *, dtype: torch.dtype | str, layout: Layout | None
     return module.eval()
 
 
-def read_tokenizer(place: Place) -> Any:
-    """Load the tokenizer of a folder or hub id.
+def class_for(config: Any) -> Any:
+    """Choose the class that a checkpoint is read as, by `config.architectures`.
+
+    A class of transformers that is named there, and made for this kind of config, is taken. AutoModelForCausalLM is
+    taken where that is the class named, where none of transformers' is, and for a decoder's bare `…Model`.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    name = next(iter(getattr(config, "architectures", None) or ()), "")
+    named = getattr(transformers, name, None) if name.isidentifier() else None
+    if not (isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)):
+        return transformers.AutoModelForCausalLM
+    if type(config) is not named.config_class:
+        return transformers.AutoModelForCausalLM
+    causal = _classes(auto.MODEL_FOR_CAUSAL_LM_MAPPING, config)
+    decodes = causal and not config.is_encoder_decoder and not _classes(auto.MODEL_FOR_MASKED_LM_MAPPING, config)
+    bare = named in _classes(auto.MODEL_MAPPING, config)
+    return transformers.AutoModelForCausalLM if named in causal or (bare and decodes) else named
+
+
+def _classes(mapping: Any, config: Any) -> tuple[type, ...]:
+    found = mapping.get(type(config), ())
+    return tuple(found) if isinstance(found, tuple | list) else (found,)
+
+
+def reads_text_alone(module: torch.nn.Module) -> bool:
+    """Tell whether a module is one that a tokenizer serves: a causal language model, or none of transformers'."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = getattr(module, "config", None)
+    return config is None or type(module) in _classes(MODEL_FOR_CAUSAL_LM_MAPPING, config)
+
+
+def read_tokenizer(place: Place, *, processor: bool = False) -> Any:
+    """Load the tokenizer of a folder or hub id; with `processor`, what else makes a model's inputs along with it.
 
     Raises BadInput that says how to go on with another one, or with token ids.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoProcessor, AutoTokenizer
 
     try:
         with quiet(), collector_paused():
-            return AutoTokenizer.from_pretrained(place.where, **place.arguments())
+            reader: Any = AutoProcessor if processor else AutoTokenizer
+            return reader.from_pretrained(place.where, **place.arguments())
     except Exception as error:
         raise BadInput(
             f"the tokenizer of {place.where!r} cannot be read: {_first_line(error)} "
@@ -141,9 +177,10 @@ def read_tokenizer(place: Place) -> Any:
         ) from error
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Tell whether a folder holds a tokenizer's files."""
+def has_tokenizer(folder: Path, *, processor: bool = False) -> bool:
+    """Tell whether a folder holds a tokenizer's files; with `processor`, those of a processor count too."""
     patterns = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+    patterns += ("processor_config.json", "preprocessor_config.json") if processor else ()
     return any(next(folder.glob(pattern), None) for pattern in patterns)
 
 

@@ -1,7 +1,6 @@
 """GGUF files: converted once to a folder of safetensors in the cache."""
 
 import io
-import json
 import re
 import shutil
 from contextlib import redirect_stderr
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crosspatch.core.errors import BadInput, MissingExtra
-from crosspatch.core.files import Say, cache_dir, cached_folder, file_sha256
+from crosspatch.core.files import Say, cache_dir, cached_folder, compact_json, file_sha256
 from crosspatch.models.checkpoint import quiet, refuse_missing
 
 CONVERTER = "v1"  # part of a converted folder's name: raise it when `convert` writes something else
@@ -68,7 +67,7 @@ def convert(path: Path, folder: Path) -> None:
             model.hf_quantizer, model.is_quantized = None, False
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            _compact(folder / "tokenizer.json")
+            compact_json(folder / "tokenizer.json")
     except BadInput:
         raise
     except Exception as error:  # a damaged file fails in any way
@@ -77,11 +76,3 @@ def convert(path: Path, folder: Path) -> None:
                 f"the disk of {cache_dir()} is full. Free some space, or set CROSSPATCH_CACHE to a folder elsewhere."
             ) from error
         raise BadInput(f"{path}: transformers cannot read this GGUF file ({error}).") from error
-
-
-def _compact(path: Path) -> None:
-    """Write JSON again without indentation: a large vocabulary is then read twice as fast."""
-    if not path.is_file():
-        return
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")

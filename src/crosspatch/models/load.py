@@ -11,7 +11,14 @@ import torch
 
 from crosspatch.core.errors import BadInput, UnknownName
 from crosspatch.core.files import Say
-from crosspatch.models.checkpoint import Place, check_model_folder, has_tokenizer, read_module, read_tokenizer
+from crosspatch.models.checkpoint import (
+    Place,
+    check_model_folder,
+    has_tokenizer,
+    read_module,
+    read_tokenizer,
+    reads_text_alone,
+)
 from crosspatch.models.fingerprint import fingerprint
 from crosspatch.models.gguf import gguf_folder
 from crosspatch.models.guard import refuse_unknown, unwrapped
@@ -24,7 +31,10 @@ _OFFER = "A model is a known name, a hub id such as 'org/name', a folder, a .ggu
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Hold an opened model: the module itself, its tokenizer (None: tasks come as token ids), name and fingerprint."""
+    """Hold an opened model: the module itself, its tokenizer (None: tasks come as token ids), name and fingerprint.
+
+    A model that takes more than text (speech, images) has its processor in the tokenizer's place.
+    """
 
     module: torch.nn.Module
     tokenizer: Any
@@ -41,9 +51,10 @@ def load(
     revision: str | None = None,
     say: Say | None = None,
 ) -> Loaded:
-    """Load a model in eval mode, with its tokenizer.
+    """Load a model in eval mode, with its tokenizer or processor.
 
-    `what` is a known short name (`gemma-3-270m`), a hub id, a folder, a `.gguf` file, or a module, used as it is.
+    `what` is a known short name (`gemma-3-270m`, `whisper-base`), a hub id, a folder, a `.gguf` file, or a module, used
+    as it is. A checkpoint is read as the class of transformers that its config names.
     `tokenizer` replaces the model's own: a tokenizer, a folder or a hub id. `dtype` is by default float32 on the CPU
     and the checkpoint's own on CUDA; `device` is by default the CPU, and "auto" takes a GPU if there is one. A layout
     in its place spreads the model over devices or processes.
@@ -65,7 +76,8 @@ def load(
         raise UnknownName(f"{error} Known names: {', '.join(KNOWN)}. {_OFFER}") from error.__cause__
     config: Any = module.config
     config._name_or_path = name  # not the folder of the cache
-    return Loaded(module, _tokenizer(tokenizer, place, say), name, fingerprint(module))
+    chosen = _tokenizer(tokenizer, place, say, processor=not reads_text_alone(module))
+    return Loaded(module, chosen, name, fingerprint(module))
 
 
 def parse_device(device: torch.device | str | None) -> torch.device:
@@ -153,14 +165,14 @@ def _no_revision(what: str, revision: str | None) -> None:
         raise BadInput(f"{what} is on this computer and has no revisions: leave out revision={revision!r}.")
 
 
-def _tokenizer(given: Any, place: Place, say: Say | None) -> Any:
+def _tokenizer(given: Any, place: Place, say: Say | None, *, processor: bool = False) -> Any:
     if isinstance(given, str | os.PathLike):
         where = os.fspath(given)
-        return read_tokenizer(Place(where, is_local=Path(where).is_dir()))
+        return read_tokenizer(Place(where, is_local=Path(where).is_dir()), processor=processor)
     if given is not None:
         return given
-    if place.is_local and not has_tokenizer(Path(place.where)):
+    if place.is_local and not has_tokenizer(Path(place.where), processor=processor):
         if say:
             say(f"{place.where} has no tokenizer: tasks must come as token ids")
         return None
-    return read_tokenizer(place)
+    return read_tokenizer(place, processor=processor)
