@@ -117,15 +117,17 @@ LLAMA = (
 )
 
 
-def loud(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Move biases, norms and gates off their 0 and 1, which hide mistakes."""
-    draw = torch.Generator().manual_seed(seed)
+def loud(module: nn.Module, gain: float = 1.0) -> nn.Module:
+    """Move biases, norms and gates off their 0 and 1, which hide mistakes; `gain` multiplies weights."""
+    draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if "gate" in name and weight.numel() == 1:
                 weight.fill_(0.7)
             elif weight.ndim == 1:
                 weight.add_(torch.randn(weight.shape, generator=draw) * 0.1)
+            else:
+                weight.mul_(gain)
     return module.eval()
 
 
