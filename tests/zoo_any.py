@@ -164,9 +164,8 @@ def mamba() -> nn.Module:
     return loud(MambaForCausalLM(MambaConfig(**sizes, initializer_range=SPREAD, use_cache=False)))
 
 
-T5_HEADS = {"d_head": 6}
-T5_SELF = attention("attn", ("layer.0.SelfAttention", "q", "k", "v", "o"), **T5_HEADS)
-T5_CROSS = attention("cross", ("layer.1.EncDecAttention", "q", "k", "v", "o"), **T5_HEADS)
+T5_SELF = attention("attn", ("layer.0.SelfAttention", "q", "k", "v", "o"), d_head=6)
+T5_CROSS = attention("cross", ("layer.1.EncDecAttention", "q", "k", "v", "o"), d_head=6)
 
 
 def t5_mlp(at: int) -> dict[str, Spot]:
@@ -192,8 +191,12 @@ QWEN_VISION = whole() | {
     **mlp("mlp.fc1", "mlp.fc2", hidden=2 * D, module="mlp"),
 }
 GATED_MLP = mlp("mlp.gate_proj", "mlp.down_proj", module="mlp")
-CROSS_ONLY = whole() | attention("cross", ("cross_attn", "q_proj", "k_proj", "v_proj", "o_proj"), heads=(4, 2)) | GATED_MLP
-TILED = whole() | attention("attn", ("self_attn", *(f"{x}_proj" for x in "qkvo"))) | mlp("mlp.fc1", "mlp.fc2", module="mlp")
+CROSS_ONLY = (
+    whole() | attention("cross", ("cross_attn", "q_proj", "k_proj", "v_proj", "o_proj"), heads=(4, 2)) | GATED_MLP
+)
+TILED = (
+    whole() | attention("attn", ("self_attn", *(f"{x}_proj" for x in "qkvo"))) | mlp("mlp.fc1", "mlp.fc2", module="mlp")
+)
 MIXER = whole() | {
     "mixer.in": Spot("mixer", "input", D),
     "mixer.hidden": Spot("mixer.out_proj", "input", 2 * D),

@@ -103,6 +103,16 @@ def tuples(m: Of, x: Tensor) -> Tensor:
     return m.b(first * 2 - second + third) if flag else x
 
 
+def dicts(m: Of, x: Tensor) -> Tensor:
+    out = m.a(x)
+    return m.b(out["x"] + out["more"][0] * out["more"][1])
+
+
+def named(m: Of, x: Tensor) -> Tensor:
+    out = m.a(x)
+    return m.b(out.left - 0.5 * out.right)
+
+
 def in_place_after(m: Of, x: Tensor) -> Tensor:
     y = m.a(x)
     y += 1
@@ -135,7 +145,7 @@ def listed(m: Of, x: Tensor) -> Tensor:
 
 def branched(m: Of, x: Tensor) -> Tensor:
     y = m.a(x)
-    return m.b(y) if float(y.detach().sum()) > 0 else m.c(y)
+    return m.b(y) if float(y.detach()[0, 0]) < 0 else m.c(y)  # the first example decides for all
 
 
 def appended(m: Of, x: Tensor, seen: list[Tensor]) -> Tensor:
@@ -144,7 +154,7 @@ def appended(m: Of, x: Tensor, seen: list[Tensor]) -> Tensor:
     return seen[1] + 0.1 * len(seen) * seen[0]
 
 
-def spoken_to(m: Of, x: Tensor, how: str, gain: float, act: Callable[[Tensor], Tensor], other: None = None) -> Tensor:
+def spoken_to(m: Of, x: Tensor, how: str, gain: float, *, act: Callable[[Tensor], Tensor], other: None) -> Tensor:
     y = act(m.a(x, how, gain)) if other is None else x
     return m.b(y)
 
@@ -219,13 +229,13 @@ ODD = (
     odd("tuples", tuples, two(lambda x: ((x, [x * 2, x + 1]), True)), (*LINEAR, ("a", OUTPUT, None))),
     odd(
         "dict",
-        lambda m, x: (lambda out: m.b(out["x"] + out["more"][0] * out["more"][1]))(m.a(x)),
+        dicts,
         two(lambda x: {"x": x, "more": (x, x - 1), "n": 3}),
         (("a", OUTPUT, None), ("a", OUTPUT, "x")),
     ),
     odd(
         "named tuple",
-        lambda m, x: (lambda out: m.b(out.left - 0.5 * out.right))(m.a(x)),
+        named,
         two(lambda x: Pair(x, x * x)),
         (("a", OUTPUT, None), ("a", OUTPUT, 1)),
     ),
@@ -236,43 +246,112 @@ ODD = (
         two(lambda x: BaseModelOutput(x, hidden_states=(x, x * 2))),
         metric=lambda output: score(output.last_hidden_state),
     ),
-    odd("shared by two names", lambda m, x: m.b(m.a(x)) + m.also_a(x), shared, (("a", OUTPUT, None), ("also_a", OUTPUT, None))),
+    odd(
+        "shared by two names",
+        lambda m, x: m.b(m.a(x)) + m.also_a(x),
+        shared,
+        (("a", OUTPUT, None), ("also_a", OUTPUT, None)),
+    ),
     odd("looped", looped, parts, (("a", OUTPUT, None), ("a", IN, None), ("b", IN, None))),
-    odd("arguments", lambda m, x, *rest, **more: m.b(m.a(x, *rest, **more)), lambda: {"a": Of(told, inner=Part()), "b": Part()},
-        also=lambda: {"how": "scaled", "gain": 2.5}),
+    odd(
+        "arguments",
+        lambda m, x, *rest, **more: m.b(m.a(x, *rest, **more)),
+        lambda: {"a": Of(told, inner=Part()), "b": Part()},
+        also=lambda: {"how": "scaled", "gain": 2.5},
+    ),
     odd("buffers", lambda m, x: m.b(m.a(x) + m.shift), normed),
-    odd("in place after it returned", in_place_after, parts, (("a", OUTPUT, None), ("b", OUTPUT, None), ("b", IN, None))),
+    odd(
+        "in place after it returned", in_place_after, parts, (("a", OUTPUT, None), ("b", OUTPUT, None), ("b", IN, None))
+    ),
     odd("in place on the model's input", writes_its_input, parts),
-    odd("in place inside", lambda m, x: m.b(m.a(x)), lambda: {"a": nn.Sequential(nn.Linear(SIZE, SIZE), nn.ReLU(inplace=True)), "b": Part()},
-        (("a", OUTPUT, None), ("a.0", OUTPUT, None), ("a.1", OUTPUT, None), ("a.1", IN, None))),
-    odd("in place on what the caller reads", into_the_callers, lambda: {"a": Of(lambda m, y: m.inner(y.add_(1)), inner=Part()), "b": Part()},
-        (("a", OUTPUT, None), ("a.inner", OUTPUT, None))),
-    odd("the caller's tensor swapped", into_the_callers, lambda: {"a": Of(lambda m, y: m.inner(y.add_(1)), inner=Part()), "b": Part()},
-        (("a", IN, None),), **refused("not its own")),
-    odd("in lists", listed, in_lists, (("parts.0", OUTPUT, None), ("heads.left", OUTPUT, None), ("heads.right", IN, None))),
-    odd("no tensors as arguments", spoken_to, lambda: {"a": Of(told, inner=Part()), "b": Part()}, (("a", IN, None), ("a", OUTPUT, None)),
-        also=lambda: {"how": "scaled", "gain": 2.0, "act": torch.relu, "other": None}),
+    odd(
+        "in place inside",
+        lambda m, x: m.b(m.a(x)),
+        lambda: {"a": nn.Sequential(nn.Linear(SIZE, SIZE), nn.ReLU(inplace=True)), "b": Part()},
+        (("a", OUTPUT, None), ("a.0", OUTPUT, None), ("a.1", OUTPUT, None), ("a.1", IN, None)),
+    ),
+    odd(
+        "in place on what the caller reads",
+        into_the_callers,
+        lambda: {"a": Of(lambda m, y: m.inner(y.add_(1)), inner=Part()), "b": Part()},
+        (("a", OUTPUT, None), ("a.inner", OUTPUT, None)),
+    ),
+    odd(
+        "the caller's tensor swapped",
+        into_the_callers,
+        lambda: {"a": Of(lambda m, y: m.inner(y.add_(1)), inner=Part()), "b": Part()},
+        (("a", IN, None),),
+        **refused("not its own"),
+    ),
+    odd(
+        "in lists",
+        listed,
+        in_lists,
+        (("parts.0", OUTPUT, None), ("heads.left", OUTPUT, None), ("heads.right", IN, None)),
+    ),
+    odd(
+        "no tensors as arguments",
+        spoken_to,
+        lambda: {"a": Of(told, inner=Part()), "b": Part()},
+        (("a", IN, None), ("a", OUTPUT, None)),
+        also=lambda: {"how": "scaled", "gain": 2.0, "act": torch.relu, "other": None},
+    ),
     odd("unused", lambda m, x: m.b(x), parts, **refused("never called")),
     odd("branched, before", branched, lambda: {"a": Part(), "b": Part(), "c": Part()}, together=False),
-    odd("branched, not taken", branched, lambda: {"a": Part(), "b": Part(), "c": Part()}, (("c", OUTPUT, None),),
-        **refused("never called", together=False)),
+    odd(
+        "branched, not taken",
+        branched,
+        lambda: {"a": Part(), "b": Part(), "c": Part()},
+        (("c", OUTPUT, None),),
+        **refused("never called", together=False),
+    ),
     odd("counted in an attribute", counted, parts, **refused("not repeatable")),
     odd("counted in a buffer", counted_in_a_buffer, parts, **refused("not repeatable")),
     odd("remembered for this run", remembered, parts, (("a", OUTPUT, None), ("b", OUTPUT, None))),
     odd("appended to a list", appended, parts, (("a", OUTPUT, None), ("b", OUTPUT, None)), also=lambda: {"seen": []}),
     odd("forward called by name", lambda m, x: m.b(x) + m.a.forward(x), parts, **refused("never called")),
     odd("forward called by name, inside", lambda m, x: m.b(x) + m.a.forward(x), parts, (("a.linear", OUTPUT, None),)),
-    odd("weights read from outside", lambda m, x: m.b(functional.linear(x, m.a.linear.weight)), parts, (("a.linear", OUTPUT, None),),
-        **refused("never called")),
-    odd("a view of its input", lambda m, x: m.b(m.a(x).flatten(1) * 2 + x), lambda: {"a": Of(lambda m, x: x.view(-1, 2, 2)), "b": Part()},
-        (("a", OUTPUT, None), ("a", IN, None))),
+    odd(
+        "weights read from outside",
+        lambda m, x: m.b(functional.linear(x, m.a.linear.weight)),
+        parts,
+        (("a.linear", OUTPUT, None),),
+        **refused("never called"),
+    ),
+    odd(
+        "a view of its input",
+        lambda m, x: m.b(m.a(x).flatten(1) * 2 + x),
+        lambda: {"a": Of(lambda m, x: x.view(-1, 2, 2)), "b": Part()},
+        (("a", OUTPUT, None), ("a", IN, None)),
+    ),
     odd("its input unchanged", lambda m, x: m.b(m.a(x)) + x, lambda: {"a": nn.Identity(), "b": Part()}),
-    odd("its input unchanged, then written", aliased, lambda: {"a": nn.Identity(), "b": Part()}, **refused("not its own")),
-    odd("integers", lambda m, x: m.b(m.e(m.a(x))), lambda: {"a": Part(lambda x: x.argsort(-1)[:, 0]), "b": Part(), "e": nn.Embedding(SIZE, SIZE)},
-        (("a", OUTPUT, None), ("e", IN, None))),
+    odd(
+        "its input unchanged, then written",
+        aliased,
+        lambda: {"a": nn.Identity(), "b": Part()},
+        **refused("not its own"),
+    ),
+    odd(
+        "integers",
+        lambda m, x: m.b(m.e(m.a(x))),
+        lambda: {"a": Part(lambda x: x.argsort(-1)[:, 0]), "b": Part(), "e": nn.Embedding(SIZE, SIZE)},
+        (("a", OUTPUT, None), ("e", IN, None)),
+    ),
     odd("booleans", lambda m, x: m.b(torch.where(m.a(x), x, -x)), two(lambda x: x > 0)),
     odd("text", lambda m, x: m.b(x) * len(m.a(x)), two(lambda x: "text"), **refused("no tensor")),
-    odd("shapes by value", shape_by_value, lambda: {"a": nn.Identity(), "b": Part()}, inputs=SIGNED, **refused("other shapes", together=False)),
+    odd(
+        "shapes by value",
+        shape_by_value,
+        lambda: {"a": nn.Identity(), "b": Part()},
+        inputs=SIGNED,
+        **refused("other shapes", together=False),
+    ),
     odd("calls by value", calls_by_value, parts, inputs=SIGNED, **refused("other calls", together=False)),
-    odd("time before examples", across_time, parts, inputs=(numbers(1, 5, 3, SIZE), numbers(2, 5, 3, SIZE)), together=False),
-)  # fmt: skip
+    odd(
+        "time before examples",
+        across_time,
+        parts,
+        inputs=(numbers(1, 5, 3, SIZE), numbers(2, 5, 3, SIZE)),
+        together=False,
+    ),
+)
