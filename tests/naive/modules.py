@@ -89,7 +89,7 @@ def naive_module_patch(  # noqa: PLR0917
     module: nn.Module, base: Mapping[str, Any], source: Mapping[str, Any], metric: Callable[[Any], Tensor],
     path: str, side: str, *, call: int | None = 0, item: int | str | None = None, write: Write = take_over,
 ) -> Tensor:  # fmt: skip
-    """Return the metric `[example]` of the base run with `write(base, source)` at one call of a module (None: at each)."""
+    """Return the metric `[example]` of the base run with `write(base, source)` at one call, or at each (None)."""
     given = seen(module, source, path, side, item)
     count = iter(range(len(given)))
 
