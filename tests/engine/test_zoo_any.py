@@ -89,7 +89,7 @@ def test_every_spot_has_its_width_and_takes_its_own_value(case, stack):
 @pytest.mark.parametrize(("case", "stack"), STACKS)
 def test_every_spot_matters_where_it_is_read(case, stack):
     base = run(case.build(), case.base, case.metric)
-    for block in {stack.blocks[0], stack.blocks[-1]}:
+    for block in stack.blocks if stack.unread else {stack.blocks[0], stack.blocks[-1]}:
         for kind in stack.parts:
             change = (patch(case, stack, block, kind) - base).abs().max()
             assert (change == 0) if block in stack.unread else (change > 1e-5), (block, kind)
