@@ -166,12 +166,11 @@ def test_the_twin_knows_each_end():
 
 
 @pytest.mark.gemma
-def test_gemma_learns_in_two_steps():
-    """Two steps of a few words: on other words every middle layer comes nearer to the model's own distribution."""
+def test_gemma_learns_in_one_step():
+    """A step of a few words: on other words all layers but the last, which is near already, come nearer."""
     try:
         model = open_model("gemma-3-270m")
     except MissingExtra as missing:
         pytest.skip(str(missing))
-    texts = ["The cat sat.", "Two and two make", "Rain fell on", "He plays music", "She went to", "I like books"]
-    lens = train_tuned_lens(model, texts, steps=2, rate=0.01, held_out=0.34)
-    assert (lens.after.mean(axis=1) < lens.before.mean(axis=1))[2:].all()
+    lens = train_tuned_lens(model, ["The cat sat", "Two and two", "Rain fell", "I like"], steps=1, held_out=0.5)
+    assert (lens.after.mean(axis=1) < lens.before.mean(axis=1))[:-1].all()
