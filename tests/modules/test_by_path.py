@@ -318,3 +318,13 @@ def test_hooks_leave_after_an_exception_and_foreign_ones_stay():
     for path, row in zip(effects.paths, effects.raw, strict=True):
         np.testing.assert_allclose(row, naive(module, base, source, path), rtol=1e-4, atol=1e-5, err_msg=path)
     assert list(module.a._forward_hooks) == [foreign.id]
+
+
+def test_hidden_states_gathered_by_hooks_are_patched_too():
+    """LLaVA reads its vision tower's hidden states off transformers' own hooks."""
+    from modules.families import trial
+
+    given = trial("llava")
+    path = next(stack for stack in given.stacks if stack.name == "vision").blocks[0]
+    effects = patch_modules(given.module, base=given.corrupt, source=given.clean, metric=given.metric, paths=[path])
+    assert np.abs(effects.raw).min() > 1e-3

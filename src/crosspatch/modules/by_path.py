@@ -106,7 +106,7 @@ def _record(module: nn.Module, inputs: Any, metric: Score, paths: Sequence[str])
     def keep(path: str) -> Callable[..., None]:
         return lambda _, __, output: outputs[path].append(mapped(output, torch.clone))
 
-    handles = [module.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
+    handles = [module.get_submodule(path).register_forward_hook(keep(path), prepend=True) for path in paths]
     try:
         # A copy, since a module may write into its inputs, and they are needed again.
         return outputs, _score(metric, called(module, mapped(inputs, torch.clone)), "unpatched run")
@@ -118,7 +118,9 @@ def _record(module: nn.Module, inputs: Any, metric: Score, paths: Sequence[str])
 def _patched(module: nn.Module, inputs: Any, metric: Score, path: str, outputs: Sequence[Any]) -> Tensor:
     """Run with one module's outputs replaced."""
     calls = iter(outputs)
-    handle = module.get_submodule(path).register_forward_hook(lambda *_: mapped(next(calls), torch.clone))
+    # Before all other hooks, so that models which gather hidden states by hooks of their own see what is written.
+    part = module.get_submodule(path)
+    handle = part.register_forward_hook(lambda *_: mapped(next(calls), torch.clone), prepend=True)
     try:
         return _score(metric, called(module, mapped(inputs, torch.clone)), f"run patched at {path}")
     finally:
