@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crosspatch.models.model import Check
 
 LIBRARIES = ("torch", "transformers", "numpy", "safetensors", "typer", "rich", "jinja2")
-EXTRAS = {"pandas": "pandas", "gguf": "gguf"}  # import name to extra
+EXTRAS = {"pandas": "pandas", "gguf": "gguf", "soundfile": "speech", "soxr": "speech"}  # import name to extra
 
 
 def doctor(
