@@ -152,10 +152,11 @@ def real(length: int, missing: int, *, left: bool = False) -> Tensor:
 
 
 def answer(*positions: int) -> Callable[[Any], Tensor]:
-    """Make a metric: the difference of two logits at one position an example, in turn."""
+    """Make a metric: the difference of two logits at one position an example, in turn, or of the examples `rows`."""
 
-    def metric(output: Any) -> Tensor:
-        at = torch.tensor(positions).repeat(len(output.logits) // len(positions))
+    def metric(output: Any, rows: Tensor | None = None) -> Tensor:
+        at = torch.tensor(positions)
+        at = at.repeat(len(output.logits) // len(at)) if rows is None else at[rows]
         logits = output.logits[torch.arange(len(at)), at]
         return logits[:, 5] - logits[:, 7]
 

@@ -322,9 +322,11 @@ def test_hooks_leave_after_an_exception_and_foreign_ones_stay():
 
 def test_hidden_states_gathered_by_hooks_are_patched_too():
     """LLaVA reads its vision tower's hidden states off transformers' own hooks."""
-    from modules.families import trial
+    from modules.trials import trial
 
     given = trial("llava")
     path = next(stack for stack in given.stacks if stack.name == "vision").blocks[0]
-    effects = patch_modules(given.module, base=given.corrupt, source=given.clean, metric=given.metric, paths=[path])
+    both = torch.arange(given.count)
+    runs = {"base": given.corrupt, "source": given.clean, "metric": lambda output: given.metric(output, both)}
+    effects = patch_modules(given.module, **runs, paths=[path])
     assert np.abs(effects.raw).min() > 1e-3

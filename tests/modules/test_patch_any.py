@@ -9,93 +9,122 @@ import crosspatch as xp
 from crosspatch.core.errors import BadInput, NotFinite, UnknownName
 from crosspatch.modules.cells import place_of
 from crosspatch.sites import Site
-from modules.families import FAMILIES, built, noise, score, trial
-from naive.modules import changed, naive_patch
+from modules.trials import CASES, trial
+from naive.modules import hook, naive_module_patch, seen
+from zoo_any_parts import numbers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers, about names that it will change
-# Of kinds with a site for each position, head and neuron only some are compared: each takes two whole forwards.
-SOME = {"mlp.hidden": "[*, 3]", "attn.q": "[*, 1]", "attn.k": "[*, 1]", "attn.v": "[*, 0]", "cross.k": "[*, 0]"}
+SOME = "[*, 3]"  # neurons are many, and each comparison takes two whole forwards
+STACKS = {
+    **{name: {"encoder": 2, "decoder": 2} for name in ("whisper", "t5", "bart")},
+    **{name: {"": 2} for name in ("bert", "bert without a head", "vit", "mamba", "cnn")},
+    **{name: {"vision": 2, "text": 2} for name in ("clip", "siglip")},
+    "llava": {"vision": 3, "language": 2},
+    "qwen2_vl": {"visual": 2, "language": 2},
+    "mllama": {"vision": 2, "vision_global_transformer": 1, "language": 3},
+    "unet": {"down": 1, "mid": 1, "up": 2},
+    "sd3": {"": 3},
+    "mlp": {"": 3},
+    "gru": {"": 4},
+    "actor critic": {"": 6},
+}
 
 
-def selection(given):
-    """Name all kinds of all stacks, with some units of those that have many."""
+def naive_effect(given, site, direction="denoise"):
+    """Give metric(patched) − metric(base) by whole forwards and one plain hook."""
+    place, module = place_of(given, site), given.module
+    path, side = place.spot.path, place.spot.side
+    base, source = (given.corrupt, given.clean) if direction == "denoise" else (given.clean, given.corrupt)
+    item = place.spot.tensor if side == "output" else item_given(module, path, base)
+    if side == "output" and isinstance(seen(module, base, path, side)[0], torch.Tensor):
+        item = None
+    part = module.get_submodule(path)
+
+    def write(value, taken):
+        (own, back), (other, _) = flattened(given, value, part), flattened(given, taken, part)
+        at = slice(None) if site.position == "all" else [site.position]
+        block = own[:, at].clone()
+        block[..., place.columns(site.unit)] = other[:, at][..., place.columns(site.unit)]
+        own = own.clone()
+        own[:, at] = block
+        return back(own)
+
+    every = torch.arange(given.count)
+    told = (lambda output: given.metric(output, every)) if takes_rows(given.metric) else given.metric
+    how = {"path": path, "side": side, "call": None, "item": item}
+    patched = naive_module_patch(module, base, source, told, **how, write=write)
+    return (patched - naive_module_patch(module, base, source, told, **how, write=lambda own, _: own)).numpy()
+
+
+def takes_rows(metric):
+    return metric.__code__.co_argcount - len(metric.__defaults__ or ()) > 1
+
+
+def item_given(module, path, inputs):
+    """Say which argument is the activation: `hidden_states` where nothing is handed by position."""
     found = []
-    for stack in given.stacks:
-        for kind in stack.kinds():
-            plain = kind.removeprefix(f"{stack.name}.") if stack.name else kind
-            found.append(kind + SOME.get(plain, ""))
-    return ", ".join(found)
+
+    def look(_, args, kwargs):
+        found.append(None if args else "hidden_states" if "hidden_states" in kwargs else None)
+
+    handle = module.get_submodule(path).register_forward_pre_hook(look, with_kwargs=True)
+    module(**inputs)
+    handle.remove()
+    return found[0]
 
 
 def flattened(given, value, part):
     """See a value as [example, position, column]: images by pixel, entries side by side by example."""
-    maps = value.ndim == 4 or (value.ndim == 3 and isinstance(part, (nn.Conv1d, nn.GroupNorm)))
-    if maps:
+    if value.ndim == 4:
         return value.flatten(2).transpose(1, 2), lambda new: new.transpose(1, 2).reshape(value.shape)
     return value.reshape(given.count, -1, value.shape[-1]), lambda new: new.reshape(value.shape)
 
 
-def naive_effect(given, site, direction="denoise"):
-    place = place_of(given, site)
-    part = given.module.get_submodule(place.spot.path)
-    runs = {"base": given.corrupt, "source": given.clean}
-    if direction == "noise":
-        runs = {"base": given.clean, "source": given.corrupt}
-
-    def run(name):
-        inputs = runs[name]
-        return given.metric(given.module(**inputs) if isinstance(inputs, dict) else given.module(inputs))
-
-    def write(value, taken):
-        (seen, back), (source, _) = flattened(given, value, part), flattened(given, taken, part)
-        at = slice(None) if site.position == "all" else [site.position]
-        block = seen[:, at].clone()
-        block[..., place.columns(site.unit)] = source[:, at][..., place.columns(site.unit)]
-        seen = seen.clone()
-        seen[:, at] = block
-        return back(seen)
-
-    return naive_patch(run, part, place.spot.side, place.spot.tensor, write).numpy()
-
-
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_every_kind_of_site_of_every_architecture(name):
-    """The stacks are found, every kind has its place, and effects are those of plain hooks and whole forwards."""
-    given, family = trial(name), FAMILIES[name]
-    assert {stack.name: stack.layers for stack in given.stacks} == dict(family.stacks)
-    assert {kind for stack in given.stacks for layer in stack.places for kind in layer} == set(family.kinds)
+    """The stacks are found, and the strongest effect of each kind is that of whole forwards and a plain hook."""
+    given = trial(name)
+    assert {stack.name: stack.layers for stack in given.stacks} == STACKS[name]
     assert not any(stack.refused for stack in given.stacks)
-    effects = xp.patch_any(given, sites=selection(given))
+    kinds = [kind for stack in given.stacks for kind in stack.kinds]
+    effects = xp.patch_any(given, sites=", ".join(k + SOME * k.endswith("hidden") for k in kinds))
     assert not effects.warnings
-    firsts = {}
+    strongest = {}
     for number, site in enumerate(effects.sites):
         strength = np.abs(effects.raw[number]).max()
-        if strength > firsts.get(site.kind, (0, -1.0))[1]:
-            firsts[site.kind] = number, strength
-    assert set(firsts) == {kind for stack in given.stacks for kind in stack.kinds()}
+        if strength > strongest.get(site.kind, (0, -1.0))[1]:
+            strongest[site.kind] = number, strength
+    assert set(strongest) == set(kinds)
     scale = max(float(np.abs(effects.gap).max()), float(np.abs(effects.raw).max()))
-    for number, _ in firsts.values():
+    for number, _ in strongest.values():
         expected = naive_effect(given, effects.sites[number])
         np.testing.assert_allclose(effects.raw[number], expected, atol=1e-4 * scale, err_msg=str(effects.sites[number]))
 
 
-@pytest.mark.parametrize("name", ["whisper", "unet", "qwen2-vl", "gru policy"])
+@pytest.mark.parametrize("name", CASES)
+def test_heads_are_where_a_person_reads_them(name):
+    """Every projection of the zoo's own table has its place, cut as the table says; some places of ours it lacks."""
+    found = {
+        (place.spot.path, place.spot.side, start): place.width
+        for stack in trial(name).stacks
+        for layer in stack.places
+        for place in layer.values()
+        for start in place.starts
+    }
+    for stack in CASES[name].stacks.values():
+        for block in stack.blocks:
+            for spot in stack.parts.values():
+                path = ".".join(piece for piece in (stack.path, str(block), spot.path) if piece)
+                for head in range(spot.n_heads):
+                    assert found[path, spot.side, spot.start + head * spot.d_head] == spot.d_head, (path, head)
+
+
+@pytest.mark.parametrize("name", ["whisper", "unet", "qwen2_vl", "gru"])
 def test_the_base_runs_own_values_change_nothing(name):
     given = trial(name)
-    family = FAMILIES[name]
-    same = xp.Trial(built(name), family.inputs(1), family.inputs(1), lambda output: score(name, output), 2)
+    same = xp.Trial(given.module, given.clean, given.clean, given.metric, 2)
     effects = xp.patch_any(same, sites=f"{given.stacks[-1].kind('resid.post')}[-1]")
     assert np.abs(effects.raw).max() < 1e-4 * max(1.0, np.abs(effects.base).max())
-
-
-@pytest.mark.parametrize("name", ["bert", "vit", "mamba", "mlp policy", "sd3"])
-def test_the_whole_stream_is_the_source_run(name):
-    """Of one stack that all goes through; SD3's text stream and time steps come in beside it."""
-    effects = xp.patch_any(trial(name), sites="resid.post[0]@all, resid.post[-1]@all")
-    whole = effects.values[-1] if name == "sd3" else effects.values[0]
-    if name != "sd3":
-        np.testing.assert_allclose(effects.raw[0], effects.gap, atol=1e-4 * np.abs(effects.gap).max())
-    assert np.isfinite(whole).all()
 
 
 def test_noise_is_the_other_way():
@@ -108,7 +137,9 @@ def test_noise_is_the_other_way():
 
 def test_groups_are_written_in_one_run():
     """All four cross-attention heads of a layer at all positions are that layer's cross-attention."""
-    given = trial("whisper")
+    plain = trial("whisper")
+    other = {**plain.clean, "input_features": plain.corrupt["input_features"]}
+    given = xp.Trial(plain.module, plain.clean, other, plain.metric, 2)
     heads = xp.Group("heads", tuple(Site("decoder.cross.head", 0, head, "all") for head in range(4)))
     both = xp.Group("both", (Site("encoder.resid.post", 1, None, "all"), Site("decoder.mlp.out", 1, None, 2)))
     effects = xp.patch_any(given, sites=[heads, Site("decoder.cross.out", 0, None, "all"), both])
@@ -118,32 +149,44 @@ def test_groups_are_written_in_one_run():
 
 
 def test_names_lengths_and_padding():
-    """Positions have names; padding of the second example is left out, and holds nothing."""
-    family = FAMILIES["t5"]
-    metric = lambda output: score("t5", output)  # noqa: E731
-    given = xp.Trial(
-        built("t5"), family.inputs(1), family.inputs(2), metric, 2,
-        names={"word": [2, 3]}, lengths={"encoder": [7, 5]},
-    )  # fmt: skip
-    effects = xp.patch_any(given, sites="encoder.resid.pre[0]@*|word|all")
+    """Positions have names and count from each example's end; padding of the second example is left out."""
+    plain = trial("t5")
+    length = plain.clean["input_ids"].shape[1]
+    real = plain.clean["attention_mask"].sum(1).tolist()
+    assert real[1] < real[0] == length
+    how = {"names": {"word": [2, 3]}, "lengths": {"encoder": real}}
+    given = xp.Trial(plain.module, plain.clean, plain.corrupt, plain.metric, 2, **how)
+    effects = xp.patch_any(given, sites="encoder.resid.pre[0]@*|word|-1|all")
     places = [site.position for site in effects.sites]
-    assert np.isnan(effects.raw[places.index(6)]).tolist() == [False, True]
-    word, second, third = (effects.raw[places.index(at)] for at in ("word", 2, 3))
+    assert np.isnan(effects.raw[places.index(length - 1)]).tolist() == [False, True]
+    word, second, third, last = (effects.raw[places.index(at)] for at in ("word", 2, 3, -1))
     assert word.tolist() == [second[0], third[1]]
-    np.testing.assert_allclose(effects.raw[places.index("all")], effects.gap, atol=1e-4 * np.abs(effects.gap).max())
+    assert last[1] == effects.raw[places.index(real[1] - 1), 1]
+    everything = xp.patch_any(plain, sites="encoder.resid.pre[0]@all").raw[0]
+    np.testing.assert_allclose(effects.raw[places.index("all")], everything, atol=1e-4 * np.abs(everything).max())
 
 
 def test_a_metric_may_ask_which_examples_it_sees():
-    right = torch.tensor([5, 9])
-    family = FAMILIES["whisper"]
+    right, plain = torch.tensor([5, 9]), trial("whisper")
     told = lambda output, rows: output.logits[torch.arange(len(rows)), -1, right[rows]]  # noqa: E731
-    plain = lambda output: output.logits[:, -1]  # noqa: E731
-    given = xp.Trial(built("whisper"), family.inputs(1), family.inputs(2), told, 2)
+    given = xp.Trial(plain.module, plain.clean, plain.corrupt, told, 2)
     effects = xp.patch_any(given, sites="decoder.mlp.out[0]@1")
     for example, token in enumerate(right.tolist()):
-        alone = xp.Trial(built("whisper"), family.inputs(1), family.inputs(2), lambda o, t=token: plain(o)[:, t], 2)
+        alone = xp.Trial(plain.module, plain.clean, plain.corrupt, lambda o, t=token: o.logits[:, -1, t], 2)
         found = xp.patch_any(alone, sites="decoder.mlp.out[0]@1").raw[0, example]
         assert effects.raw[0, example] == pytest.approx(found, abs=1e-6)
+    by_place = xp.Trial(plain.module, plain.clean, plain.corrupt, lambda o: o.logits[torch.arange(2), -1, right], 2)
+    with pytest.raises(BadInput, match="its metric reads them by their places"):
+        xp.patch_any(by_place, sites="decoder.mlp.out[0]@1")
+
+
+def policy():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4)).eval()
+
+
+def of_policy():
+    return xp.Trial(policy(), numbers(1, 2, 6), numbers(2, 2, 6), lambda output: output[:, 0], 2)
 
 
 class Denoiser(nn.Module):
@@ -163,19 +206,19 @@ def test_steps_of_a_loop():
     """A submodule that is called at each step is patched at one of them, or at all."""
     torch.manual_seed(0)
     module = Denoiser().eval()
-    given = xp.Trial(module, noise(3, 4, seed=1), noise(3, 4, seed=2), lambda output: output[:, 0], 3)
+    given = xp.Trial(module, numbers(1, 3, 4), numbers(2, 3, 4), lambda output: output[:, 0], 3)
     site = "resid.post[-1]@all"
     every = xp.patch_any(given, sites=site)
     calls = [xp.patch_any(given, sites=site, step=k).raw[0] for k in range(5)]
-    seen = []
-    with torch.no_grad(), changed(module.step[2], "output", 0, lambda value: seen.append(value.clone()) or value):
-        module(given.clean.clone())
+    steps = seen(module, {"x": given.clean}, "step.2", "output")
     for k, found in enumerate(calls):
         count = iter(range(9))
-        put = lambda value, k=k, count=count: seen[k] if next(count) == k else value  # noqa: E731
-        with torch.no_grad(), changed(module.step[2], "output", 0, put):
-            expected = module(given.corrupt.clone())[:, 0]
-        np.testing.assert_allclose(found, (expected - given.run("corrupt")).numpy(), atol=1e-5)
+        put = lambda value, k=k, count=count: steps[k] if next(count) == k else value  # noqa: E731
+        handle = hook(module.step[2], "output", None, put)
+        with torch.no_grad():
+            expected = module(given.corrupt.clone())[:, 0].numpy() - every.base
+        handle.remove()
+        np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.abs(every.raw[0] - sum(calls)).max() < np.abs(every.gap).max()
     with pytest.raises(BadInput, match="is called 5 times in the base run, so it has no call 5"):
         xp.patch_any(given, sites=site, step=5)
@@ -190,7 +233,7 @@ def test_few_rows_at_once_and_many_give_the_same():
 
 def test_short_memory_halves_the_rows(monkeypatch):
     """Out of memory is met by half of the rows; not even one is an error."""
-    given = trial("mlp policy")
+    given = of_policy()
     expected = xp.patch_any(given, sites="resid.post").raw
     whole, most = nn.Linear.forward, [2]
 
@@ -210,8 +253,8 @@ def test_captured_values_are_the_modules_own():
     found = xp.capture_any(given, "encoder.resid.post[1], decoder.cross.head[0, 2]@3")
     (stream, head) = found.values()
     with torch.no_grad():
-        expected = built("whisper").model.encoder(given.clean["input_features"], output_hidden_states=True)
-    normed = built("whisper").model.encoder.layer_norm(stream)
+        expected = given.module.model.encoder(given.clean["input_features"], output_hidden_states=True)
+    normed = given.module.model.encoder.layer_norm(stream)
     torch.testing.assert_close(normed, expected.last_hidden_state, rtol=1e-4, atol=1e-5)
     assert list(head.shape) == [2, 1, 8]
     with pytest.raises(UnknownName, match="corrupt"):
@@ -222,7 +265,7 @@ def test_results_are_like_any_others(tmp_path):
     """A grid, a frame's rows, a page, a folder."""
     given = trial("whisper")
     effects = xp.patch_any(given, sites="encoder.resid.post, decoder.cross.head")
-    assert effects.grid("encoder.resid.post").values.shape == (2, 20)
+    assert effects.grid("encoder.resid.post").values.shape == (2, 12)
     assert effects.grid("decoder.cross.head").values.shape == (2, 4)
     again = xp.load(effects.save(tmp_path / "run"))
     np.testing.assert_array_equal(again.raw, effects.raw)
@@ -240,7 +283,7 @@ def test_results_are_like_any_others(tmp_path):
         ("encoder.cross.head", UnknownName, ["encoder.cross.head", "decoder.cross.head"]),
         ("encoder.resid.post[7]", UnknownName, ["7", "layers 0..1"]),
         ("decoder.cross.head[0, 4]", UnknownName, ["4", "heads 0..3"]),
-        ("decoder.resid.pre[0]@5", UnknownName, ["position 5", "5 positions"]),
+        ("decoder.resid.pre[0]@7", UnknownName, ["position 7", "7 positions"]),
         ("decoder.resid.pre[0]@word", UnknownName, ["word"]),
         ([xp.Group("cut", (xp.Edge(0, 1, 2),))], BadInput, ["cutting attention", "decoder-only"]),
     ],
@@ -252,17 +295,17 @@ def test_sites_that_are_not_there(sites, error, words):
 
 
 def test_what_a_trial_refuses():
-    module, x = built("mlp policy"), noise(2, 6)
+    module, x = policy(), numbers(0, 2, 6)
     first = lambda output: output[:, 0]  # noqa: E731
     with pytest.raises(BadInput, match=r"shapes \[\(2, 6\)\].*\[\(3, 6\)\]"):
-        xp.Trial(module, x, noise(3, 6), first, 2)
+        xp.Trial(module, x, numbers(0, 3, 6), first, 2)
     with pytest.raises(BadInput, match="0 pairs"):
         xp.Trial(module, x, x, first, 0)
     with pytest.raises(BadInput, match="'word' has 3 entries for 2 pairs"):
         xp.Trial(module, x, x, first, 2, names={"word": [1, 2, 3]})
     with pytest.raises(BadInput, match=r"\.eval\(\)"):
         xp.Trial(nn.Sequential(nn.Linear(6, 4)), x, x, first, 2)
-    given = xp.Trial(module, x, noise(2, 6, seed=3), first, 2)
+    given = xp.Trial(module, x, numbers(3, 2, 6), first, 2)
     with pytest.raises(BadInput, match="direction 'sideways'"):
         xp.patch_any(given, sites="resid.post", direction="sideways")
     with pytest.raises(BadInput, match="rows=0"):
@@ -278,7 +321,7 @@ def test_what_a_trial_refuses():
     ],
 )
 def test_metrics_that_give_no_number_an_example(metric, error, words):
-    given = xp.Trial(built("mlp policy"), noise(2, 6, seed=1), noise(2, 6, seed=2), metric, 2)
+    given = xp.Trial(policy(), numbers(1, 2, 6), numbers(2, 2, 6), metric, 2)
     with pytest.raises(error, match=words):
         xp.patch_any(given, sites="resid.post[0]")
 
@@ -317,7 +360,7 @@ class Noting(nn.Linear):
 
 
 def test_modules_whose_examples_depend_on_each_other_are_refused():
-    given = xp.Trial(Mixed().eval(), noise(2, 4, seed=1), noise(2, 4, seed=2), lambda output: output[:, 0], 2)
+    given = xp.Trial(Mixed().eval(), numbers(1, 2, 4), numbers(2, 2, 4), lambda output: output[:, 0], 2)
     with pytest.raises(BadInput, match="in another order or number"):
         xp.patch_any(given, sites="resid.post[0]")
 
@@ -326,7 +369,8 @@ def test_what_cannot_be_reused_is_run_whole():
     """The proof sees that a list was not filled: nothing is reused there, with a warning, and the numbers are right."""
     torch.manual_seed(0)
     module = Listing().eval()
-    given = xp.Trial(module, noise(2, 4, seed=1), noise(2, 4, seed=2), lambda output: output[:, 0], 2)
+    runs = [{"x": numbers(seed, 2, 4)} for seed in (1, 2)]
+    given = xp.Trial(module, *runs, lambda output: output[:, 0], 2)
     effects = xp.patch_any(given, sites="resid.pre[1]@all")
     assert "Nothing could be reused at blocks.1" in effects.warnings[0]
     np.testing.assert_allclose(effects.raw[0], naive_effect(given, effects.sites[0]), atol=1e-5)
@@ -335,7 +379,7 @@ def test_what_cannot_be_reused_is_run_whole():
 def test_heads_that_are_cut_in_another_way_are_refused():
     """The number of heads that a module states is checked on the module itself."""
     given = trial("vit")
-    part = built("vit").vit.layers[0].attention
+    part = given.module.vit.layers[0].attention
     stated = {name: getattr(part, name) for name in ("num_heads", "num_attention_heads") if hasattr(part, name)}
     try:
         for name in stated:

@@ -1,49 +1,100 @@
-"""Patching of any module as the definition says it: whole forwards, one side of one submodule changed."""
+"""Patching one module by hand: one plain hook, and full forwards."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Change = Callable[[Tensor], Tensor]
+Act = Callable[[Any], Any]
+Write = Callable[[Any, Any], Any]
 
 
-@contextmanager
-def changed(part: nn.Module, side: str, number: int, change: Change) -> Iterator[None]:
-    """Change what a submodule is given, or one of the tensors that it gives.
+def take_over(base: Any, source: Any) -> Any:
+    """Write the source run's value whole."""
+    return source
 
-    Its forward is replaced; a forward hook would be too late where a model gathers hidden states by hooks of its own.
+
+def keep(base: Any, source: Any) -> Any:
+    """Write the base run's own value."""
+    return base
+
+
+def at(*index: Any) -> Write:
+    """Write some of the source run's numbers into a tensor: `index` says which, an entry an axis."""
+
+    def write(base: Tensor, source: Tensor) -> Tensor:
+        value = base.clone()
+        value[index] = source[index]
+        return value
+
+    return write
+
+
+def put(values: Any, item: Any, value: Any) -> Any:
+    """Return a tuple, list or mapping with one item changed."""
+    if isinstance(values, Mapping):
+        return type(values)({**values, item: value})
+    changed = [*values]
+    changed[item] = value
+    return type(values)(*changed) if hasattr(values, "_fields") else type(values)(changed)
+
+
+def hook(part: nn.Module, side: str, item: int | str | None, act: Act) -> Any:
+    """Let `act` say what stands at one side of a module: at an argument (None: the first one), or at an item of the
+    output (None: at the output itself). It comes before hooks that are there, since transformers' own read outputs.
     """
-    whole = part.forward
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if side == "input":
-            if args:
-                return whole(change(args[0]), *args[1:], **kwargs)
-            return whole(**{**kwargs, "hidden_states": change(kwargs["hidden_states"])})
-        output = whole(*args, **kwargs)
-        if isinstance(output, Tensor):
-            return change(output)
-        own = [i for i, each in enumerate(output) if isinstance(each, Tensor)][number]
-        return type(output)([change(each) if i == own else each for i, each in enumerate(output)])
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        where = item if item is not None else 0 if args else next(iter(kwargs))
+        if isinstance(where, int):
+            return put(args, where, act(args[where])), kwargs
+        return args, kwargs | {where: act(kwargs[where])}
 
-    part.forward = forward
-    try:
-        yield
-    finally:
-        del part.forward
+    def after(_: nn.Module, __: Any, output: Any) -> Any:
+        return act(output) if item is None else put(output, item, act(output[item]))
+
+    if side == "input":
+        return part.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+    return part.register_forward_hook(after, prepend=True)
 
 
 @torch.no_grad()
-def naive_patch(
-    run: Callable[[str], Tensor], part: nn.Module, side: str, number: int, write: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """metric(patched) − metric(base): `run` runs "base" or "source", `write` makes the patched value of both."""
-    kept: list[Tensor] = []
-    with changed(part, side, number, lambda value: kept.append(value.clone()) or value):
-        run("source")
-    with changed(part, side, number, lambda value: write(value.clone(), kept[0])):
-        patched = run("base")
-    return patched - run("base")
+def run(module: nn.Module, inputs: Mapping[str, Any], metric: Callable[[Any], Tensor], *hooked: Any) -> Tensor:
+    """Return the metric of one forward with inputs of its own; `hooked` is a hook that leaves afterwards."""
+    handle = hook(*hooked) if hooked else None
+    try:
+        return metric(module(**copy.deepcopy(dict(inputs)))).clone()
+    finally:
+        if handle:
+            handle.remove()
+
+
+def seen(
+    module: nn.Module, inputs: Mapping[str, Any], path: str, side: str, item: int | str | None = None
+) -> list[Any]:
+    """List what stood at one side of a module, call by call."""
+    calls: list[Any] = []
+
+    def note(value: Any) -> Any:
+        calls.append(copy.deepcopy(value))
+        return value
+
+    run(module, inputs, lambda _: torch.zeros(0), module.get_submodule(path), side, item, note)
+    return calls
+
+
+def naive_module_patch(  # noqa: PLR0917
+    module: nn.Module, base: Mapping[str, Any], source: Mapping[str, Any], metric: Callable[[Any], Tensor],
+    path: str, side: str, *, call: int | None = 0, item: int | str | None = None, write: Write = take_over,
+) -> Tensor:  # fmt: skip
+    """Return the metric `[example]` of the base run with `write(base, source)` at one call, or at each (None)."""
+    given = seen(module, source, path, side, item)
+    count = iter(range(len(given)))
+
+    def act(value: Any) -> Any:
+        now = next(count)
+        return write(value, given[now]) if call in (None, now) else value
+
+    return run(module, base, metric, module.get_submodule(path), side, item, act)

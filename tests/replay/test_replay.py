@@ -1,7 +1,5 @@
 """Replay: what is reused gives the bits of a whole run, on odd modules too; and it is not computed."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -9,84 +7,43 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crosspatch.core.errors import BadInput, NotProved
 from crosspatch.replay import Spot, outline, record, replay, see
-from modules.test_by_path import ODD, Odd, Part, made, run, score
+from crosspatch.replay.values import tensors
+from modules.test_by_path import Odd, Part, score
+from naive.modules import naive_module_patch, seen
+from zoo_odd import ODD
 
-ROWS = [2, 0, 2, 1]
-
-
-def rows_of(inputs, rows):
-    if isinstance(inputs, dict):
-        return {name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
-    return tuple(value[rows] for value in inputs) if isinstance(inputs, tuple) else inputs[rows]
+ROWS = [1, 0, 1, 1]
+EXACT = [case for case in ODD if case.expected == "exact" and case.together]
 
 
-def spots_of(recording):
-    return [
-        Spot(call.path, side, call.number, tensor)
-        for call in recording.calls
-        for side, tensors in (("input", 1), ("output", len(call.shapes)))
-        for tensor in range(tensors)
-    ]
-
-
-def naive(module, inputs, spot, value):
-    """Give one call of a submodule another value by a plain hook, and run everything."""
-    part, calls = module.get_submodule(spot.path), [0]
-
-    def put(found, at):
-        if isinstance(found, torch.Tensor):
-            at.append(1)
-            return value.clone() if len(at) - 1 == spot.tensor else found
-        if isinstance(found, (tuple, list)):
-            many = [put(each, at) for each in found]
-            return type(found)(*many) if hasattr(found, "_fields") else type(found)(many)
-        if isinstance(found, dict):
-            changed = copy.copy(found)
-            for key in found:
-                changed[key] = put(found[key], at)
-            return changed
-        return found
-
-    def here():
-        calls[0] += 1
-        return calls[0] - 1 == spot.call
-
-    def before(_, args, kwargs):
-        return (put(args, []), kwargs) if here() else None
-
-    def after(_, __, output):
-        return put(output, []) if here() else None
-
-    if spot.side == "input":
-        handle = part.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = part.register_forward_hook(after)
-    found = run(module, inputs)
-    handle.remove()
-    return found
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_every_call_of_odd_modules_is_written_as_by_plain_hooks(name):
-    """Each side, call and tensor; the rows in another order and number."""
-    module, base, source = made(name)
-    plan = outline(module, base, count=3)
-    spots = spots_of(plan)
-    recording = record(plan, base, spots)
-    _, values = see(module, source, spots)
-    before = copy.deepcopy((base, module.state_dict()))
-    assert set(values) == set(spots)
-    changed = 0
-    for spot in spots:
-        expected = naive(module, base, spot, values[spot])
-        found = score(replay(recording, {spot: lambda _, s=spot: values[s][ROWS].clone()}, rows=ROWS))
-        torch.testing.assert_close(found, expected[ROWS], rtol=1e-5, atol=1e-5, msg=str(spot))
-        whole = score(replay(recording, {spot: lambda _, s=spot: values[s].clone()}, reuse=False))
-        torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-5, msg=str(spot))
-        changed += bool((expected - run(module, base)).abs().max() > 1e-3)
-    assert changed
+@pytest.mark.parametrize("case", EXACT, ids=lambda case: case.name)
+def test_odd_modules_are_written_as_by_plain_hooks(case):
+    """The zoo's odd modules: each call of each spot, the rows in another order and number."""
+    module, base, source = case.build(), dict(case.base), dict(case.source)
+    plan = outline(module, base, count=len(base["x"]))
+    for path, side, item in case.spots:
+        for call in range(plan.times[path]):
+            spots = spots_of(seen(module, base, path, side)[call], path, side, call, item)
+            recording = record(plan, base, spots)
+            values = see(module, source, spots)[1]
+            expected = naive_module_patch(module, base, source, case.metric, path, side, call=call, item=item)
+            taken = {spot: lambda _, v=values[spot]: v[ROWS].clone() for spot in spots}
+            found = case.metric(replay(recording, taken, rows=ROWS))
+            torch.testing.assert_close(found, expected[ROWS], rtol=1e-5, atol=1e-5, msg=f"{path} {side} {call}")
+            whole = {spot: lambda _, v=values[spot]: v.clone() for spot in spots}
+            found = case.metric(replay(recording, whole, reuse=False))
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=f"{path} {side} {call}")
     assert not any("forward" in part.__dict__ for part in module.modules())
-    torch.testing.assert_close((base, dict(module.state_dict())), (before[0], dict(before[1])), rtol=0, atol=0)
+
+
+def spots_of(value, path, side, call, item):
+    """Return the spots of an item of what stands there, all of its tensors if it is the whole."""
+    if side == "input":
+        return [Spot(path, side, call)]
+    items = [] if item is None else [*value.items()] if isinstance(value, dict) else [*enumerate(value)]
+    first = len(list(tensors([each for _, each in items[: [name for name, _ in items].index(item)]]))) if items else 0
+    count = 1 if items else len(list(tensors(value)))
+    return [Spot(path, side, call, first + number) for number in range(count)]
 
 
 def chain():
@@ -112,6 +69,14 @@ def test_what_came_before_is_not_computed():
         assert spent == whole * (5 - k) // 6
 
 
+def zeroed(module, x):
+    """Give the first map's place zeros, by a plain hook."""
+    handle = module.first.register_forward_hook(lambda _, __, output: torch.zeros_like(output))
+    found = score(run_whole(module, x))
+    handle.remove()
+    return found
+
+
 def test_known_values_are_not_computed_again():
     """Behind the write: a map of something that the write does not touch, and a map of that map."""
 
@@ -127,7 +92,7 @@ def test_known_values_are_not_computed_again():
     recording = record(outline(module, x, count=2), x, [spot])
     spent = flops(lambda: replay(recording, {spot: torch.zeros_like}, rows=[0, 1]))
     assert spent == flops(lambda: module(x)) // 5  # `last` alone
-    expected = naive(module, x, spot, torch.zeros(2, 4))
+    expected = zeroed(module, x)
     torch.testing.assert_close(score(replay(recording, {spot: torch.zeros_like}, rows=[1, 0])), expected[[1, 0]])
 
 
@@ -143,7 +108,7 @@ def test_a_value_written_to_is_not_known_any_more():
     x, spot = torch.randn(2, 4), Spot("first")
     recording = record(outline(module, x, count=2), x, [spot])
     found = score(replay(recording, {spot: torch.zeros_like}, rows=[0, 1]))
-    torch.testing.assert_close(found, naive(module, x, spot, torch.zeros(2, 4)))
+    torch.testing.assert_close(found, zeroed(module, x))
 
 
 def test_two_writes_in_one_run():
@@ -165,7 +130,7 @@ def test_several_entries_an_example():
     module = Odd(flat, a=nn.Linear(4, 4), b=nn.Linear(4, 4)).eval()
     x, spot = torch.randn(3, 2, 4), Spot("b", "input")
     recording = record(outline(module, x, count=3), x, [spot])
-    assert recording.axes["a", 0] == (0,)
+    assert recording.axes["a", 0] == (0, (0,))
     found = replay(recording, {spot: torch.clone}, rows=ROWS)
     torch.testing.assert_close(found, run_whole(module, x)[ROWS])
 

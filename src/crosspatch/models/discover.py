@@ -128,7 +128,7 @@ def head_sizes(config: object, block: nn.Module, attention: str) -> Sizes:
     heads = _setting(config, "num_attention_heads", "n_head", "num_heads", "n_heads")
     part = block.get_submodule(attention)
     output = first_child(part, OUTPUT)
-    columns = _input_width(part.get_submodule(output)) if output else 0
+    columns = input_width(part.get_submodule(output)) if output else 0
     d_head = columns // heads if heads else 0
     kv_heads = _kv_heads(config, part, heads, d_head)
     return Sizes(heads, kv_heads, d_head)
@@ -138,10 +138,10 @@ def _kv_heads(config: object, attention: nn.Module, heads: int, d_head: int) -> 
     """Count key-value heads from the key projection's own width; fused projections leave the rest to them."""
     key = first_child(attention, SEPARATE["attn.k"])
     if key and d_head:
-        return _output_width(attention.get_submodule(key)) // d_head
+        return output_width(attention.get_submodule(key)) // d_head
     fused = first_child(attention, FUSED)
     if fused and d_head:
-        return (_output_width(attention.get_submodule(fused)) // d_head - heads) // 2
+        return (output_width(attention.get_submodule(fused)) // d_head - heads) // 2
     return _setting(config, "num_key_value_heads", "num_kv_heads") or heads
 
 
@@ -149,13 +149,15 @@ def _setting(config: object, *names: str) -> int:
     return int(next((v for n in names if (v := getattr(config, n, None)) is not None), 0))
 
 
-def _input_width(linear: nn.Module) -> int:
+def input_width(linear: nn.Module) -> int:
+    """Return how many columns a linear map reads; 0 for a module that says nothing of it."""
     # transformers' Conv1D stores [in, out]; torch's Linear stores [out, in], and a quantised one something packed.
     own = getattr(linear, "in_features", None)
     return own if isinstance(own, int) else _width(linear, 0 if type(linear).__name__ == "Conv1D" else -1)
 
 
-def _output_width(linear: nn.Module) -> int:
+def output_width(linear: nn.Module) -> int:
+    """Return how many columns a linear map gives; 0 for a module that says nothing of it."""
     own = getattr(linear, "out_features", None)
     return own if isinstance(own, int) else _width(linear, -1 if type(linear).__name__ == "Conv1D" else 0)
 
@@ -200,7 +202,7 @@ def _shape_at(block: nn.Module, point: Point) -> tuple[str, int] | None:
         return None
     if not point.starts:
         return "module", 0
-    return "columns", _input_width(module) if point.side == "input" else _output_width(module)
+    return "columns", input_width(module) if point.side == "input" else output_width(module)
 
 
 def _attention_points(block: nn.Module, name: str, sizes: Sizes, family: Family, *, into: dict[str, Point]) -> None:
@@ -261,5 +263,5 @@ def _mlp_points(block: nn.Module, *, into: dict[str, Point]) -> None:
 
 
 def _neurons(block: nn.Module, path: str) -> Point:
-    width = _input_width(block.get_submodule(path))
+    width = input_width(block.get_submodule(path))
     return Point(path, "input", range(width), 1)

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import nn
 
+from crosspatch.models.discover import input_width, output_width
 from crosspatch.modules import names
 from crosspatch.replay import Recording, Spot
 from crosspatch.sites import Extent
@@ -53,11 +55,12 @@ class Stack:
         """Return the full name of a kind in this stack."""
         return f"{self.name}.{kind}" if self.name else kind
 
+    @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """Return the kinds that some layer has, with the stack's name."""
+        """The kinds that some layer has, with the stack's name."""
         return tuple(self.kind(kind) for kind in dict.fromkeys(kind for layer in self.places for kind in layer))
 
-    @property
+    @cached_property
     def extent(self) -> Extent:
         """Layers and units, for expanding a selection; units as many as the layer with the fewest has."""
         units: dict[str, int] = {}
@@ -203,9 +206,9 @@ def _heads(
     widths: dict[str, int] = {}
     for letter, named in projections.items():
         if (found := child(own, named)) and not fused:
-            widths[letter] = _width(own.get_submodule(found), 0)
+            widths[letter] = output_width(own.get_submodule(found))
     if fused and heads:
-        each = _width(own.get_submodule(fused), 0) // 3
+        each = output_width(own.get_submodule(fused)) // 3
         for number, letter in enumerate("qkv"):
             starts = range(number * each, (number + 1) * each, each // heads)
             yield f"{kind}.{letter}", Place(Spot(f"{path}.{fused}", "output"), starts, each // heads)
@@ -215,7 +218,7 @@ def _heads(
         starts = range(0, width, d_head) if d_head and width % d_head == 0 else ()
         yield f"{kind}.{letter}", Place(Spot(f"{path}.{name}", "output"), starts, d_head if starts else 0)
     if output and heads and not isinstance(own, nn.MultiheadAttention):
-        inputs = _width(own.get_submodule(output.removeprefix(path + ".")), 1) if output.startswith(path + ".") else 0
+        inputs = input_width(own.get_submodule(output.removeprefix(path + "."))) if output.startswith(path + ".") else 0
         size = inputs // heads if inputs else d_head
         if size:
             yield f"{kind}.head", Place(Spot(output, "input"), range(0, size * heads, size), size)
@@ -230,15 +233,6 @@ def head_count(own: nn.Module) -> int:
             if isinstance(value, int):
                 return value
     return 0
-
-
-def _width(linear: nn.Module, axis: int) -> int:
-    own = getattr(linear, ("out_features", "in_features")[axis], None)
-    weight = linear._parameters.get("weight")
-    if isinstance(own, int):
-        return own
-    swapped = type(linear).__name__ == "Conv1D"  # transformers' own stores [in, out]
-    return int(weight.shape[1 - axis if swapped else axis]) if weight is not None and weight.ndim == 2 else 0
 
 
 def _mlp(part: nn.Module, block: str, attention: Sequence[str]) -> Iterator[tuple[str, Place]]:
@@ -261,7 +255,7 @@ def _mlp(part: nn.Module, block: str, attention: Sequence[str]) -> Iterator[tupl
 
 
 def _neurons(part: nn.Module, block: str, down: str) -> Place:
-    return Place(Spot(f"{block}.{down}", "input"), range(_width(part.get_submodule(down), 1)), 1)
+    return Place(Spot(f"{block}.{down}", "input"), range(input_width(part.get_submodule(down))), 1)
 
 
 def first_attention(module: nn.Module) -> list[str]:

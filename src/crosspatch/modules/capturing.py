@@ -7,11 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosspatch.core.errors import BadInput, UnknownName
-from crosspatch.modules.cells import TOGETHER, place_of, select, shape_of
+from crosspatch.modules.cells import place_of, select
 from crosspatch.modules.trial import Trial
 from crosspatch.modules.views import view
 from crosspatch.replay import see
 from crosspatch.sites import Address, Site, resolve_position
+from crosspatch.sites.site import TOGETHER
 
 Captured = dict[Site, Float[Tensor, "example position column"]]
 
@@ -41,8 +42,8 @@ def capture_any(trial: Trial, sites: str | Sequence[Address], *, run: str = "cle
 
 def _taken(trial: Trial, site: Site, value: Tensor) -> Float[Tensor, "example position column"]:
     place = place_of(trial, site)
-    axis = shape_of(trial, place.spot)[1]
-    whole, _ = view(value, axis=axis or 0, count=trial.count, module=trial.module.get_submodule(place.spot.path))
+    axis = trial.outline.shape(place.spot)[1]
+    whole, _ = view(value, axis=axis, count=trial.count, module=trial.module.get_submodule(place.spot.path))
     columns = whole[..., place.columns(site.unit)]
     if site.position in (None, TOGETHER):
         return columns

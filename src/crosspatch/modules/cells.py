@@ -3,13 +3,26 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from crosspatch.core.errors import BadInput
 from crosspatch.modules.anatomy import Place
 from crosspatch.modules.trial import Trial
+from crosspatch.modules.views import view
 from crosspatch.replay import Spot
-from crosspatch.sites import EACH, Address, Edge, Pattern, Site, kind_of, members_of, parse, resolve_position
-
-TOGETHER = "all"
+from crosspatch.sites import (
+    EACH,
+    Address,
+    Edge,
+    Pattern,
+    Site,
+    kind_of,
+    members_of,
+    parse,
+    resolve_position,
+    split_stack,
+)
+from crosspatch.sites.site import TOGETHER
 
 
 @dataclass(frozen=True)
@@ -62,44 +75,27 @@ def cells_of(trial: Trial, sites: Sequence[Address], step: int | None) -> Iterat
     `step` is the call of a submodule that is patched, all of them if None.
     """
     for number, site in enumerate(sites):
+        members = [member for member in members_of(site) if isinstance(member, Site)]
+        places = [_calls(trial, place_of(trial, member), step) for member in members]
+        lengths = [length_of(trial, calls[0]) for calls in places]
         for example in range(trial.count):
-            parts = [_parts(trial, member, example, step) for member in members_of(site) if isinstance(member, Site)]
-            if all(parts):
-                yield Cell(number, example, tuple(part for each in parts for part in each))
+            positions = [_positions(trial, *each, example) for each in zip(members, lengths, strict=True)]
+            if () not in positions:
+                zipped = zip(members, places, positions, strict=True)
+                parts = [Part(place, member.unit, at) for member, calls, at in zipped for place in calls]
+                yield Cell(number, example, tuple(parts))
 
 
 def length_of(trial: Trial, place: Place) -> int:
     """Return how many positions a place has, in the longest example."""
-    shape, axis = shape_of(trial, place.spot)
-    if axis is None:
-        raise BadInput(
-            f"{place.spot.path!r} gives a value that holds no examples; it cannot be patched example by example."
-        )
-    return positions_in(shape, axis, trial.count)
-
-
-def shape_of(trial: Trial, spot: Spot) -> tuple[tuple[int, ...], int | None]:
-    """Return the shape at a spot, and its axis of examples."""
-    call = trial.outline.call(spot)
-    if spot.side == "input":
-        return call.given, 0 if call.given and call.given[0] % trial.count == 0 else None
-    return call.shapes[spot.tensor], trial.outline.axes.get(call.id, (0,) * 99)[spot.tensor]
-
-
-def positions_in(shape: Sequence[int], axis: int, count: int) -> int:
-    """Return the number of positions of a value seen as `[example, position, column]`."""
-    size = 1
-    for length in shape:
-        size *= length
-    rest = [length for number, length in enumerate(shape) if number != axis]
-    maps = len(rest) >= 3
-    columns = (rest[0] if maps else rest[-1]) if rest else 1
-    return max(1, size // count // max(columns, 1))
+    shape, axis = trial.outline.shape(place.spot)
+    module = trial.module.get_submodule(place.spot.path)
+    return view(torch.empty(shape, device="meta"), axis=axis, count=trial.count, module=module)[0].shape[1]
 
 
 def _expanded(trial: Trial, pattern: Pattern) -> Iterator[Site]:
     stack = trial.stack(pattern.kind)
-    kind = pattern.kind.removeprefix(f"{stack.name}.") if stack.name else pattern.kind
+    kind = split_stack(pattern.kind)[1]
     places = [layer[kind] for layer in stack.places if kind in layer]
     star: tuple[int | str, ...] = ()
     if any(item == EACH or not isinstance(item, (int, str)) for item in pattern.positions or ()):
@@ -124,7 +120,7 @@ def place_of(trial: Trial, site: Site) -> Place:
         UnknownName: the module has no such stack, kind, layer or unit.
     """
     stack = trial.stack(site.kind)
-    kind = site.kind.removeprefix(f"{stack.name}.") if stack.name else site.kind
+    kind = split_stack(site.kind)[1]
     layer = site.layer or 0
     if layer >= stack.layers or kind not in stack.places[layer]:
         having = [number for number, each in enumerate(stack.places) if kind in each]
@@ -147,19 +143,16 @@ def _check(trial: Trial, member: Site | Edge, *, placed: bool) -> None:
             resolve_position(member.position, trial.names_of(example), length)
 
 
-def _parts(trial: Trial, member: Site, example: int, step: int | None) -> tuple[Part, ...]:
-    """Return what a member writes on an example, nothing if the example has no such position."""
-    place = place_of(trial, member)
-    stack = trial.stack(member.kind)
-    length = length_of(trial, place)
-    real = trial.lengths.get(stack.name, (length,) * trial.count)[example]
+def _calls(trial: Trial, place: Place, step: int | None) -> list[Place]:
+    """Return a place at each call of its submodule, or at one."""
+    return [place.at_call(call) for call in (range(trial.outline.times[place.spot.path]) if step is None else (step,))]
+
+
+def _positions(trial: Trial, member: Site, length: int, example: int) -> tuple[int, ...] | None:
+    """Return the positions that a member means on an example: None for all, none if the example does not have them."""
+    real = trial.lengths.get(trial.stack(member.kind).name, (length,) * trial.count)[example]
     if member.position == TOGETHER:
-        positions = None if real == length else tuple(range(real))
-    else:
-        position = resolve_position(member.position, trial.names_of(example), length)  # pyright: ignore[reportArgumentType]
-        if position >= real:
-            return ()
-        positions = (position,)
-    times = sum(call.path == place.spot.path for call in trial.outline.calls)
-    calls = range(times) if step is None else (step,)
-    return tuple(Part(place.at_call(call), member.unit, positions) for call in calls)
+        return None if real == length else tuple(range(real))
+    if isinstance(member.position, int) and not -real <= member.position < real:
+        return ()
+    return (resolve_position(member.position, trial.names_of(example), real),)  # pyright: ignore[reportArgumentType]

@@ -3,20 +3,22 @@
 import re
 from collections.abc import Sequence
 
+from crosspatch.models import discover
+
 # What projects to queries, keys and values; the first child of one of these names.
 PROJECTIONS = {
-    "q": ("q_proj", "query", "to_q", "q", "q_lin", "wq"),
-    "k": ("k_proj", "key", "to_k", "k", "k_lin", "wk"),
-    "v": ("v_proj", "value", "to_v", "v", "v_lin", "wv"),
+    "q": (*discover.SEPARATE["attn.q"], "query", "to_q", "q", "q_lin"),
+    "k": (*discover.SEPARATE["attn.k"], "key", "to_k", "k", "k_lin"),
+    "v": (*discover.SEPARATE["attn.v"], "value", "to_v", "v", "v_lin"),
 }
 # A second stream that joins attention with projections of its own (Stable Diffusion 3, Flux, DeepFloyd IF).
 ADDED = {"q": ("add_q_proj",), "k": ("add_k_proj",), "v": ("add_v_proj",)}
-FUSED = ("qkv", "qkv_proj", "c_attn", "query_key_value", "Wqkv")
-OUTPUT = ("o_proj", "out_proj", "to_out.0", "c_proj", "proj", "dense", "o", "wo", "out_lin")
+FUSED = (*discover.FUSED, "qkv")
+OUTPUT = (*discover.OUTPUT, "to_out.0", "proj", "o", "out_lin")
 ADDED_OUTPUT = ("to_add_out",)
 BESIDE = ("output.dense",)  # BERT keeps the output map beside the module with the projections
-MLP = ("mlp", "ff", "feed_forward", "ffn", "DenseReluDense", "block_sparse_moe")
-UP = ("fc1", "intermediate.dense", "linear1", "lin1")  # a block's own two layers, without a module around them
+MLP = (*discover.MLP, "ff", "DenseReluDense")
+UP = (*discover.FIRST, "intermediate.dense", "linear1", "lin1")  # a block's own two layers, no module around them
 DOWN = ("fc2", "output.dense", "linear2", "lin2")
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 CROSS = re.compile(r"cross|encoder_attn|EncDec|attn2", re.IGNORECASE)

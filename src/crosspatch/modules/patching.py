@@ -59,7 +59,7 @@ def patch_any(
         "metric": trial.metric_name,
         "step": step,
         "n": trial.count,
-        "forwards": count.forwards,
+        "proofs": count.proofs,
         "runs": count.runs,
         "rows": count.rows,
         "halvings": count.halvings,

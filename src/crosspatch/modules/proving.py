@@ -1,5 +1,6 @@
 """Prove how projections are cut into heads, on the attention modules themselves."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from crosspatch.modules.anatomy import Place, Stack, without
 from crosspatch.replay import Recording
-from crosspatch.replay.values import activation_number, mapped, tensors, with_tensor
+from crosspatch.replay.values import activation_number, tensors, with_tensor
 from crosspatch.replay.watching import watching
 
 SAME = 1e-4  # share of the largest number of all heads' outputs by which another head may move
@@ -75,7 +76,7 @@ def _outputs(recording: Recording, module: str, heads: Place, change: Callable[[
             found.append(given[activation_number(args, kwargs)])
         return change(whole, run(*args, **kwargs))
 
-    args, kwargs = mapped(recording.arguments[module], torch.clone)
+    args, kwargs = copy.deepcopy(recording.arguments[module])  # a cache too, which the call fills
     with torch.no_grad(), watching(own, handle):
         output = own(*args, **kwargs)
     if not heads.spot.path.startswith(f"{module}."):  # the output map is beside the module, and reads what it gives

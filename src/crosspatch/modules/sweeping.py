@@ -21,9 +21,9 @@ NEAR = 1e-4  # share of the largest metric by which a proof may miss
 
 @dataclass
 class Counts:
-    """What a sweep did: forwards of the whole module, runs of many rows, how often they were halved."""
+    """What a sweep did: proofs, runs of many rows, how often they were halved."""
 
-    forwards: int = 0
+    proofs: int = 0
     runs: int = 0
     rows: int = 0
     halvings: int = 0
@@ -48,7 +48,7 @@ def sweep(
 
     Ctrl-C ends early, with the cells so far.
     """
-    sides = _sides(trial, {spot for cell in cells for spot in cell.spots}, direction, count)
+    sides = _sides(trial, {spot for cell in cells for spot in cell.spots}, direction)
     found: dict[Cell, float] = {}
     try:
         for spots, alike in _by_spots(cells).items():
@@ -68,11 +68,10 @@ def _by_spots(cells: Sequence[Cell]) -> dict[tuple[Spot, ...], list[Cell]]:
     return found
 
 
-def _sides(trial: Trial, spots: set[Spot], direction: str, count: Counts) -> Sides:
+def _sides(trial: Trial, spots: set[Spot], direction: str) -> Sides:
     base, source = ("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt")
     recording = record(trial.outline, trial.inputs(base), spots)
     output, values = see(trial.module, trial.inputs(source), tuple(spots))
-    count.forwards += 4
     if missed := next((spot for spot in spots if spot not in values), None):
         raise BadInput(f"module {missed.path!r} is called in the {base} run, and not as often in the {source} run.")
     every = range(trial.count)
@@ -88,7 +87,7 @@ def _proved(sides: Sides, spots: tuple[Spot, ...], count: Counts) -> bool:
     rows = list(reversed(range(sides.trial.count)))
     own: dict[Spot, Callable[[Tensor], Tensor]] = dict.fromkeys(spots, torch.clone)
     for reuse in (True, False):
-        count.forwards += 1
+        count.proofs += 1
         try:
             output = replay(sides.recording, own, rows=rows, reuse=reuse)
             score = sides.trial.score(output, rows, "base run, run again")
@@ -103,7 +102,8 @@ def _proved(sides: Sides, spots: tuple[Spot, ...], count: Counts) -> bool:
             return reuse
     raise BadInput(
         f"{type(sides.trial.module).__name__} gives other numbers when its examples come in another order or number, "
-        "so they cannot be patched in one batch. Give them one at a time."
+        "or its metric reads them by their places in the output. Give pairs one at a time, or a metric with a second "
+        "parameter, which says which examples the rows of the output are."
     )
 
 
@@ -131,11 +131,11 @@ def _writer(sides: Sides, cells: Sequence[Cell], spot: Spot) -> Callable[[Tensor
     """Return what writes the source run's values at a spot, each row its own positions and columns."""
     trial = sides.trial
     module = trial.module.get_submodule(spot.path)
-    axis = 0 if spot.side == "input" else (sides.recording.axes.get((spot.path, spot.call)) or (0,) * 99)[spot.tensor]
-    taken, _ = view(sides.values[spot], axis=axis or 0, count=trial.count, module=module)
+    axis = sides.recording.shape(spot)[1]
+    taken, _ = view(sides.values[spot], axis=axis, count=trial.count, module=module)
 
     def write(value: Tensor) -> Tensor:
-        changed, back = view(value, axis=axis or 0, count=len(cells), module=module)
+        changed, back = view(value, axis=axis, count=len(cells), module=module)
         if changed.shape[1:] != taken.shape[1:]:
             raise BadInput(
                 f"module {spot.path!r} has {list(taken.shape[1:])} positions and columns in the source "

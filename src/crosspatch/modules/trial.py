@@ -1,7 +1,7 @@
 """Trial: a module with the inputs of its clean and its corrupt run, and a metric of what it gives."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
 from typing import Any
@@ -15,8 +15,7 @@ from crosspatch.models.guard import refuse_compiled
 from crosspatch.modules.anatomy import Stack, find_stacks, first_attention
 from crosspatch.modules.proving import proved
 from crosspatch.replay import Recording, outline
-from crosspatch.replay.recording import called
-from crosspatch.replay.values import mapped, tensors
+from crosspatch.replay.values import tensors
 from crosspatch.sites import split_stack
 
 # From what the module gives to one number an example; takes the examples' numbers too, if it has a second parameter.
@@ -86,11 +85,11 @@ class Trial:
         """
         name = split_stack(kind)[0]
         for stack in self.stacks:
-            if kind in stack.kinds():
+            if kind in stack.kinds:
                 return stack
             if stack.name == name and (reason := stack.refused.get(split_stack(kind)[1])):
                 raise BadInput(f"{kind} cannot be used on this {type(self.module).__name__}: {reason}.")
-        offered = [kind for stack in self.stacks for kind in stack.kinds()]
+        offered = [kind for stack in self.stacks for kind in stack.kinds]
         if not offered:
             raise UnknownName(
                 f"{kind}: {type(self.module).__name__} has no stack of blocks. Patch it by module path: patch_modules."
@@ -118,30 +117,9 @@ class Trial:
             raise NotFinite(f"the metric of the {run} is not finite on example {first}.")
         return value.detach().float().cpu()
 
-    def run(self, run: str) -> Float[Tensor, " example"]:
-        """Return the metric of the clean or the corrupt run."""
-        with torch.no_grad():
-            output = called(self.module, mapped(self.inputs(run), torch.clone))
-        return self.score(output, range(self.count), f"{run} run")
-
     def names_of(self, example: int) -> dict[str, int]:
         """Return the named positions of an example."""
         return {name: at if isinstance(at, int) else int(at[example]) for name, at in self.names.items()}
-
-    def part(self, examples: Sequence[int]) -> "Trial":
-        """Return the trial with some of its pairs."""
-        rows = torch.tensor(examples, dtype=torch.long)
-        several = {name: at if isinstance(at, int) else [at[i] for i in examples] for name, at in self.names.items()}
-        lengths = {name: [many[i] for i in examples] for name, many in self.lengths.items()}
-        metric = self.metric
-        if _takes_rows(metric):
-            given = metric
-
-            def metric(output: Any, own: Tensor) -> Tensor:
-                return given(output, rows[own])
-
-        sides = {run: self.outline.taken(self.inputs(run), rows) for run in ("clean", "corrupt")}
-        return replace(self, **sides, metric=metric, count=len(examples), names=several, lengths=lengths)
 
 
 def _takes_rows(metric: Score) -> bool:

@@ -1,5 +1,6 @@
 """A recorded run of a module: which submodules were called in which order, and what they gave."""
 
+import copy
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from crosspatch.replay.values import Axis, activation_number, mapped, rows_of, t
 from crosspatch.replay.watching import watching
 
 CallId = tuple[str, int]  # a submodule's path, and which of its calls in the run
+Known = Axis | Literal["unknown"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Call:
         """What the call is known by."""
         return self.path, self.number
 
+    @cached_property
+    def origins(self) -> frozenset[CallId]:
+        """The calls that gave what it was called with; empty too where that is not known."""
+        return frozenset() if self.key is None else origins(self.key)
+
     @property
     def stream(self) -> int:
         """Which of the tensors that it gave has the shape of the activation it was given; the first if none has."""
@@ -66,15 +73,15 @@ class Call:
 class Recording:
     """A run of `module` on `inputs`, which hold `count` examples: its calls in the order of their starts, and `result`.
 
-    `axes` says for each tensor that a call gave along which axis it holds examples; a call is missing there if that
-    is not known. `outputs` are kept for some calls only, and `arguments` for the first calls of some submodules.
+    `axes` says along which axis the activation that a call was given holds examples, and each tensor that it gave
+    (None: it holds none). `outputs` are kept for some calls only, `arguments` for the first calls of some submodules.
     """
 
     module: nn.Module
     inputs: Any
     count: int
     calls: tuple[Call, ...]
-    axes: Mapping[CallId, tuple[Axis, ...]]
+    axes: Mapping[CallId, tuple[Known, tuple[Known, ...]]]
     shared: Collection[str]
     result: Any
     outputs: Mapping[CallId, Any] = field(default_factory=dict)
@@ -85,6 +92,32 @@ class Recording:
         """The calls by what they are known by."""
         return {call.id: call for call in self.calls}
 
+    @cached_property
+    def times(self) -> Mapping[str, int]:
+        """How often each submodule is called."""
+        return Counter(call.path for call in self.calls)
+
+    def shape(self, spot: Spot) -> tuple[tuple[int, ...], int]:
+        """Return the shape of the value at a spot, and its axis of examples.
+
+        Raises:
+            BadInput: the submodule is not called, or where that value holds its examples is not known.
+        """
+        call = self.call(spot)
+        given, gave = self.axes[call.id]
+        shapes, axes = ((call.given,), (given,)) if spot.side == "input" else (call.shapes, gave)
+        place = 0 if spot.side == "input" else spot.tensor
+        if place >= len(shapes) or not isinstance(axis := axes[place], int):
+            raise BadInput(
+                f"the {spot.side} of module {spot.path!r} holds no examples along one axis (or no tensor), so that it "
+                "cannot be patched example by example."
+            )
+        return shapes[place], axis
+
+    def can_repeat(self, call: Call) -> bool:
+        """Whether what a call gave can be given again, for any examples."""
+        return call.pure and "unknown" not in self.axes[call.id][1]
+
     def call(self, spot: Spot) -> Call:
         """Return the call of a spot.
 
@@ -93,10 +126,9 @@ class Recording:
         """
         if (spot.path, spot.call) in self.by_id:
             return self.by_id[spot.path, spot.call]
-        times = sum(call.path == spot.path for call in self.calls)
         raise BadInput(
-            f"module {spot.path!r} is called {times} times in the base run, so it has no call {spot.call} (0 is the "
-            "first)."
+            f"module {spot.path!r} is called {self.times[spot.path]} times in the base run, so it has no call "
+            f"{spot.call} (0 is the first)."
         )
 
     def moment(self, spot: Spot) -> int:
@@ -118,7 +150,7 @@ class Recording:
         found: list[Call] = []
         for call in self.calls:
             inside = found and call.start < found[-1].end
-            if call.end <= moment and not inside and call.id in self.axes:
+            if call.end <= moment and not inside and self.can_repeat(call):
                 found.append(call)
         return found
 
@@ -162,7 +194,7 @@ class Recorder:
         given = [(tensor, version_of(tensor)) for tensor in tensors((args, kwargs))]
         shape = tuple(given[activation_number(args, kwargs)][0].shape) if given else ()
         if path in self.handed and path not in self.arguments:
-            self.arguments[path] = mapped((args, kwargs), torch.clone)
+            self.arguments[path] = copy.deepcopy((args, kwargs))  # a cache too, which the call fills
         place = len(self.calls)
         self.calls.append(Call(*name, start, start, key, shape))
         output = run(*args, **kwargs)
@@ -237,19 +269,14 @@ def called(module: nn.Module, inputs: Any) -> Any:
     return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
 
 
-def same(one: Any, other: Any, *, tolerance: float = 0.0) -> bool:
-    """Whether two nested values hold the same tensors, but for a share of the largest number in each."""
-    pairs = list(zip_longest(tensors(one), tensors(other)))
-    return all(a is not None and b is not None and _near(a, b, tolerance) for a, b in pairs)
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested values hold the same numbers."""
+    pairs = zip_longest(tensors(one), tensors(other))
+    return all(a is not None and b is not None and _equal(a, b) for a, b in pairs)
 
 
-def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    if one.shape != other.shape:
-        return False
-    if not one.is_floating_point() or not tolerance:
-        return torch.equal(one, other) or bool(torch.allclose(one, other, 0, 0, equal_nan=True))
-    size = float(other.float().abs().nan_to_num(posinf=0, neginf=0).max()) if other.numel() else 0.0
-    return bool(torch.allclose(one.float(), other.float(), rtol=0, atol=tolerance * max(size, 1e-30), equal_nan=True))
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(torch.allclose(one, other, rtol=0, atol=0, equal_nan=True))
 
 
 def _ran(run: Recording, inputs: Any, recorder: Recorder) -> Any:
@@ -260,23 +287,22 @@ def _ran(run: Recording, inputs: Any, recorder: Recorder) -> Any:
         return called(run.module, given)
 
 
-def _axes(run: Recording) -> dict[CallId, tuple[Axis, ...]]:
+def _axes(run: Recording) -> dict[CallId, tuple[Known, tuple[Known, ...]]]:
     """Tell where each call holds its examples by running another number of them: the axis that changes."""
     count = 1 if run.count > 1 else 2
     seen = Recorder(lambda _: False)
     _ran(run, run.taken(run.inputs, torch.zeros(count, dtype=torch.long)), seen)
-    others = {call.id: call.shapes for call in seen.calls}
-    found: dict[CallId, tuple[Axis, ...]] = {}
+    others = {call.id: call for call in seen.calls}
+    found: dict[CallId, tuple[Known, tuple[Known, ...]]] = {}
     for call in run.calls:
-        axes = [_axis(*pair, (run.count, count)) for pair in zip_longest(call.shapes, others.get(call.id, ()))]
-        if call.pure and "unknown" not in axes:
-            found[call.id] = tuple(axes)  # pyright: ignore[reportArgumentType]
+        other = others.get(call.id)
+        pairs = zip_longest(call.shapes, other.shapes if other else ())
+        axes: tuple[Known, ...] = tuple(_axis(*pair, (run.count, count)) for pair in pairs)
+        found[call.id] = _axis(call.given, other.given if other else None, (run.count, count)), axes
     return found
 
 
-def _axis(
-    shape: Sequence[int] | None, other: Sequence[int] | None, counts: tuple[int, int]
-) -> Axis | Literal["unknown"]:
+def _axis(shape: Sequence[int] | None, other: Sequence[int] | None, counts: tuple[int, int]) -> Known:
     if shape is None or other is None or len(shape) != len(other):
         return "unknown"
     changed = [axis for axis, (one, two) in enumerate(zip(shape, other, strict=True)) if one != two]
@@ -288,20 +314,19 @@ def _axis(
 
 def _reusable(run: Recording, moment: int) -> Iterator[Call]:
     """Yield the calls that a run need not make that first writes at a moment: earlier ones, those of known values."""
-    before = run.before(moment)
-    yield from before
+    yield from run.before(moment)
     known: set[CallId] = {call.id for call in run.calls if call.end <= moment}
     last = 0
     for call in run.calls:
-        if call.start > moment and call.key is not None and origins(call.key) <= known:
+        if call.start > moment and call.key is not None and call.origins <= known:
             known.add(call.id)
-            if call.start > last and call.id in run.axes:
+            if call.start > last and run.can_repeat(call):
                 last = call.end
                 yield call
 
 
-def origins(key: Tag) -> set[CallId]:
+def origins(key: Tag) -> frozenset[CallId]:
     """Return the calls that gave the values of a key."""
     if key[0] == "output":
-        return {(str(key[1]), int(key[2]))}  # pyright: ignore[reportArgumentType]
-    return {name for part in key if isinstance(part, tuple) for name in origins(part)}
+        return frozenset({(str(key[1]), int(key[2]))})  # pyright: ignore[reportArgumentType]
+    return frozenset(name for part in key if isinstance(part, tuple) for name in origins(part))

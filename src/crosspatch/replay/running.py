@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crosspatch.core.errors import NotProved
 from crosspatch.replay.recording import Call, CallId, Recording, Spot, called
 from crosspatch.replay.tags import Tag, Tags
-from crosspatch.replay.values import Axis, activation_number, mapped, rows_of, tensors, with_tensor
+from crosspatch.replay.values import activation_number, mapped, rows_of, tensors, with_tensor
 from crosspatch.replay.watching import watching
 
 # Gets a spot's value in the run and returns what stands there instead; it must not write to what it gets.
@@ -120,10 +120,10 @@ class _Player:
         """Return what a recorded call gave, for the examples of this run."""
         for each in self.recording.within(call):
             self.counts[each.path] += 1
-        known = zip(self.recording.axes[call.id], call.tags, strict=True)
+        known = zip(self.recording.axes[call.id][1], call.tags, strict=True)
         return mapped(self.recording.outputs[call.id], partial(self._copy, known))
 
-    def _copy(self, known: Iterator[tuple[Axis, Tag]], tensor: Tensor) -> Tensor:
+    def _copy(self, known: Iterator[tuple[Any, Tag]], tensor: Tensor) -> Tensor:
         axis, tag = next(known)
         copy = tensor.clone() if self.rows is None else rows_of(tensor, axis, self.rows, self.recording.count)
         self.tags.note(copy, tag)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from naive.one_module import at, keep, naive_module_patch, run, seen
+from naive.modules import at, keep, naive_module_patch, run, seen
 from zoo_any import TRANSFORMERS
 from zoo_any_nets import NETS
 from zoo_odd import ODD, REASONS
