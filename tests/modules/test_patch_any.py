@@ -224,6 +224,55 @@ def test_steps_of_a_loop():
         xp.patch_any(given, sites=site, step=5)
 
 
+class Summing(nn.Linear):
+    """Adds up what was, over time: [time, example, feature]."""
+
+    def forward(self, x):
+        return super().forward(x).tanh() + x.cumsum(0)
+
+
+class TimeFirst(nn.Module):
+    """Its blocks have time before examples, as recurrent modules used to."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Summing(3, 3), Summing(3, 3)])
+
+    def forward(self, x):
+        return self.blocks[1](self.blocks[0](x.transpose(0, 1)))[-1]
+
+
+def test_examples_on_another_axis():
+    """Four times of two examples: only by running another number of examples is it seen which axis is which."""
+    torch.manual_seed(0)
+    module = TimeFirst().eval()
+    given = xp.Trial(module, numbers(1, 2, 4, 3), numbers(2, 2, 4, 3), lambda output: output @ torch.ones(3), 2)
+    effects = xp.patch_any(given, sites="resid.pre[1]@1, resid.post[0]@1")
+    with torch.no_grad():
+        clean, corrupt = (module.blocks[0](x.transpose(0, 1)) for x in (given.clean, given.corrupt))
+        corrupt[1] = clean[1]
+        expected = given.metric(module.blocks[1](corrupt)[-1]).numpy() - effects.base
+    np.testing.assert_allclose(effects.raw, [expected, expected], atol=1e-5)
+    assert np.abs(expected).min() > 0.1
+    with pytest.raises(UnknownName, match="it has 4 positions"):
+        xp.patch_any(given, sites="resid.pre[1]@4")
+
+
+def test_maps_in_one_dimension():
+    """Positions of a convolution's output are times, its columns channels."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Tanh(), nn.Conv1d(8, 5, 3), nn.Flatten(), nn.Linear(25, 2)).eval()
+    given = xp.Trial(module, numbers(1, 2, 3, 9), numbers(2, 2, 3, 9), lambda output: output[:, 0], 2)
+    (captured,) = xp.capture_any(given, "resid.post[0]").values()
+    with torch.no_grad():
+        expected = module[0](given.clean).transpose(1, 2)
+    torch.testing.assert_close(captured, expected)
+    effects = xp.patch_any(given, sites="resid.post[0]")
+    assert [site.position for site in effects.sites] == list(range(7))
+    whole = xp.patch_any(given, sites="resid.post[0]@all").raw[0]
+    np.testing.assert_allclose(whole, effects.gap, atol=1e-5)
+
+
 def test_few_rows_at_once_and_many_give_the_same():
     given = trial("whisper")
     wide, narrow = (xp.patch_any(given, sites="decoder.resid.pre", rows=rows) for rows in (64, 3))

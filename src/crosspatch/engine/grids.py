@@ -118,7 +118,8 @@ def shared_token(position: int | str | None, examples: Sequence[ExampleView]) ->
     if None in indices:
         return ""
     tokens = {example.clean_tokens[i] for example, i in zip(examples, indices, strict=True) if i is not None}
-    return shown(tokens.pop()) if len(tokens) == 1 else ""
+    token = tokens.pop() if len(tokens) == 1 else ""
+    return shown(token) if token else ""
 
 
 def hint_of(position: int | str | None, examples: Sequence[ExampleView]) -> str:
