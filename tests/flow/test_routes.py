@@ -276,9 +276,9 @@ def test_bad_settings(settings, error, words):
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
-        ([], "no prompts"),
-        ([[]], "prompt 0 is empty"),
-        ("a text", "give a list of prompts"),
+        ([], "at least one prompt"),
+        ([[]], "prompt of example 0 is empty"),
+        ("a text", "has no tokenizer"),
         ([[3, 400]], "prompt 0 holds token id 400"),
         (["a text"], "has no tokenizer"),
     ],

@@ -191,7 +191,7 @@ def test_what_cannot_be_read_is_refused(wordy):
         logit_lens(model, ["Mary"])
     with pytest.raises(BadInput, match="token id 97"):
         logit_lens(model, [[3, 97]])
-    with pytest.raises(BadInput, match="empty"):
+    with pytest.raises(BadInput, match="at least one prompt"):
         logit_lens(model, [])
     with pytest.raises(BadInput, match="padding"):
         logit_lens(wordy, torch.tensor([[5, 6, 3], [5, 6, 7]]))

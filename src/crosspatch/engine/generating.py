@@ -21,11 +21,9 @@ from crosspatch.models.guard import refuse_compiled
 from crosspatch.models.model import Model
 from crosspatch.models.weights import untracked
 from crosspatch.sites import Site
-from crosspatch.tasks.rows import SupportsToList, is_id, to_plain
-from crosspatch.tasks.tokens import check_ids, encode, tokenizer_of
+from crosspatch.tasks.given import Given, prompts_of
 
 AT_ONCE = 16  # prompts in one forward
-Prompts = str | Sequence[Any] | SupportsToList
 Names = Mapping[str, int] | Sequence[Mapping[str, int]] | None
 
 
@@ -50,7 +48,7 @@ class Decoding:
 
 def generate(
     model: Model,
-    prompts: Prompts,
+    prompts: Given,
     *,
     edits: Mapping[str | Site, Edit] | None = None,
     when: When = "prefill",
@@ -64,7 +62,8 @@ def generate(
 ) -> Generated:
     """Let the model continue prompts while activations are written; with `compare`, also while none is.
 
-    `prompts` are texts or token ids; lengths may differ. `edits` are as in `write`: `{"attn.head[5, 3]@S2": Zero()}`.
+    `prompts` are texts, token ids of any lengths, or a task's clean prompts. `edits` are as in `write`:
+    `{"attn.head[5, 3]@S2": Zero()}`.
     An edit sees one prompt at a time, `[1, pos, width]`, so that no prompt depends on the others; a `Replace` or `Add`
     of `[prompt, pos, width]` gives each its own row, `Noise` and `Resample` draw for each by itself.
 
@@ -113,23 +112,19 @@ def generate(
     return replace(made, unpatched=_generated(Script(model), asked, decoding, made.provenance)) if compare else made
 
 
-def _asked(model: Model, prompts: Prompts, names: Names, max_tokens: int) -> list[Asked]:
+def _asked(model: Model, prompts: Given, names: Names, max_tokens: int) -> list[Asked]:
     """Read prompts as token ids, with their names.
 
     Raises:
-        BadInput: there is none, one is empty, no text or whole numbers, too long, or has ids that the model lacks.
+        BadInput: as `prompts_of` does, for names of another number of prompts, or for a prompt that is too long.
     """
-    plain = [prompts] if isinstance(prompts, str) else to_plain(prompts)
-    plain = [plain] if isinstance(plain, list) and plain and all(map(is_id, plain)) else plain
-    if not isinstance(plain, list) or not plain:
-        raise BadInput(f"prompts={prompts!r}: give at least one prompt, as text or as a list of token ids.")
+    plain = prompts_of(model, prompts)
     named = [names or {}] * len(plain) if names is None or isinstance(names, Mapping) else list(names)
     if len(named) != len(plain):
         raise BadInput(f"names for {len(named)} prompts, and {len(plain)} prompts: give one mapping a prompt, or one.")
     most, seen = most_tokens(model.module), defaultdict[tuple[int, ...], int](int)
     found = []
-    for number, prompt in enumerate(plain):
-        ids = _ids(model, prompt, number)
+    for number, ids in enumerate(plain):
         if most is not None and len(ids) + max_tokens - 1 > most:
             raise BadInput(
                 f"prompt {number} has {len(ids)} tokens, and max_tokens={max_tokens}: the model has positions "
@@ -139,16 +134,6 @@ def _asked(model: Model, prompts: Prompts, names: Names, max_tokens: int) -> lis
         found.append(Asked(ids, named[number], seen[ids]))
         seen[ids] += 1
     return found
-
-
-def _ids(model: Model, prompt: Any, number: int) -> tuple[int, ...]:
-    if isinstance(prompt, str):
-        tokenizer_of(model)
-        return encode(model, prompt)
-    if not isinstance(prompt, list) or not prompt or not all(map(is_id, prompt)):
-        raise BadInput(f"prompt {number} is {prompt!r}: give a text, or a list of token ids with one at least.")
-    check_ids(prompt, model.vocab_size, what=f"prompt {number}")
-    return tuple(prompt)
 
 
 def _generated(script: Script, asked: Sequence[Asked], decoding: Decoding, provenance: dict[str, Any]) -> Generated:

@@ -12,15 +12,14 @@ from crosspatch.flow.results import EDGE, NODE, Route, Routes
 from crosspatch.flow.walk import Frontier, Rules, Walk
 from crosspatch.models.model import Model
 from crosspatch.tasks import Task, token_strings
-from crosspatch.tasks.tokens import check_ids, encode, tokenizer_of
+from crosspatch.tasks.given import Given, prompts_of
 
 PRUNE = ("none", "exact", "route")
-Asked = Task | Sequence[str] | Sequence[Sequence[int]]
 
 
 def routes(
     model: Model,
-    prompts: Asked,
+    prompts: Given,
     *,
     threshold: float = 0.04,
     at: int | str = -1,
@@ -64,7 +63,7 @@ def routes(
     return _found(model, prompts, at, Rules(threshold, renormalise, prune))
 
 
-def full_graph(model: Model, prompts: Asked, *, threshold: float = 0.0, at: int | str = -1) -> Routes:
+def full_graph(model: Model, prompts: Given, *, threshold: float = 0.0, at: int | str = -1) -> Routes:
     """Split every token of every layer into its parts, and keep all edges above `threshold` as they are.
 
     Nothing is renormalised or skipped; a node's importance is what reaches it from `at`. This grows with the square of
@@ -78,9 +77,9 @@ def full_graph(model: Model, prompts: Asked, *, threshold: float = 0.0, at: int 
     return _found(model, prompts, at, Rules(threshold, renormalise=False, prune="none", everywhere=True))
 
 
-def _found(model: Model, asked: Asked, at: int | str, rules: Rules) -> Routes:
+def _found(model: Model, asked: Given, at: int | str, rules: Rules) -> Routes:
     _require(model)
-    sequences = _sequences(model, asked)
+    sequences = prompts_of(model, asked)
     ends = _ends(asked, sequences, at)
     found: dict[int, Route] = {}
     biased: set[int] = set()
@@ -150,23 +149,7 @@ def _require(model: Model) -> None:
         )
 
 
-def _sequences(model: Model, asked: Asked) -> list[tuple[int, ...]]:
-    if isinstance(asked, str):
-        raise BadInput(f"prompts={asked[:40]!r}: give a list of prompts, such as [{asked[:20]!r}], or a task.")
-    given = [pair.clean for pair in asked.pairs] if isinstance(asked, Task) else list(asked)
-    if not given:
-        raise BadInput("no prompts were given: give a task, or a list of texts or of token ids.")
-    if any(isinstance(prompt, str) for prompt in given):
-        tokenizer_of(model)
-    sequences = [encode(model, prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in given]
-    for index, sequence in enumerate(sequences):
-        if not sequence:
-            raise BadInput(f"prompt {index} is empty: each needs at least one token.")
-        check_ids(sequence, model.vocab_size, what=f"prompt {index}")
-    return sequences
-
-
-def _ends(asked: Asked, sequences: Sequence[Sequence[int]], at: int | str) -> list[int]:
+def _ends(asked: Given, sequences: Sequence[Sequence[int]], at: int | str) -> list[int]:
     """Return the position that each prompt's route leads to."""
     ends: list[int] = []
     for index, sequence in enumerate(sequences):

@@ -12,13 +12,13 @@ from crosspatch.core.errors import BadInput, ManyTokenAnswer, NotFinite
 from crosspatch.engine.readout import targets_of
 from crosspatch.lenses.decoding import Decoder
 from crosspatch.lenses.lens_view import LensView
-from crosspatch.lenses.prompts import Given, prompts_of
 from crosspatch.lenses.streams import Streams, read_streams
 from crosspatch.lenses.translators import Translators, TunedLens
 from crosspatch.metrics import Readout, get_metric
 from crosspatch.models.model import Model
 from crosspatch.models.weights import untracked
 from crosspatch.tasks import Task, token_strings
+from crosspatch.tasks.given import Given, prompts_of
 
 
 def logit_lens(

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosspatch.core.errors import UnknownName
-from crosspatch.lenses.prompts import Given, prompts_of
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.blocks import at_least_single
 from crosspatch.models.model import Model
 from crosspatch.models.runs import Lane, Prompts, run_lanes, workbench
+from crosspatch.tasks.given import Given, prompts_of
 
 ROOM = 1 << 30  # bytes of activations held at once
 AT = ("end", "all")

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from crosspatch.core.errors import BadInput, NotFinite
 from crosspatch.lenses.decoding import Decoder, divergence
-from crosspatch.lenses.prompts import Given, prompts_of
 from crosspatch.lenses.streams import Streams, read_streams
 from crosspatch.lenses.translators import Translators, TunedLens, translate
 from crosspatch.models.model import Model
 from crosspatch.models.weights import trackable
+from crosspatch.tasks.given import Given, prompts_of
 
 TOKENS = 256  # of a step: prompts are taken whole until there are so many
 FEWEST = 2  # held-out prompts: an interval needs two
