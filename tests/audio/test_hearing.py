@@ -126,3 +126,25 @@ def test_modules_that_do_not_transcribe_are_refused(tiny, fox):
             transcribe(tiny.module, tiny.tokenizer, [fox])
     finally:
         tiny.module.eval()
+
+
+def test_times_are_never_written_and_do_not_begin_the_clip_again(tiny, fox):
+    """A model that wants times most of all made generate cut the clip and begin again, some thirty times."""
+    module = copy.deepcopy(tiny.module)
+    begin = module.generation_config.no_timestamps_token_id + 1
+    with torch.no_grad():
+        module.proj_out.weight[begin:] *= 40
+        logits = module(
+            input_features=log_mel(tiny, [fox]).mel, decoder_input_ids=torch.tensor([PROMPT["whisper-tiny.en"]])
+        ).logits
+    assert int(logits[0, -1].argmax()) >= begin  # else nothing is tested
+    (said,) = transcribe(module, tiny.tokenizer, [fox], max_tokens=12)
+    assert len(said.tokens) <= len(PROMPT["whisper-tiny.en"]) + 12
+    assert max(said.tokens) < begin
+
+
+def test_states_are_written_down_as_the_clip_is(tiny, fox):
+    heard = tiny.module.get_encoder()(log_mel(tiny, [fox]).mel).last_hidden_state.detach()
+    assert hearing.write_down(tiny.module, tiny.tokenizer, heard) == transcribe(tiny.module, tiny.tokenizer, [fox])
+    with pytest.raises(BadInput, match="states of shape"):
+        hearing.write_down(tiny.module, tiny.tokenizer, heard[:, :700])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crosspatch.audio.clips import load_audio
     from crosspatch.audio.features import LogMel, log_mel
-    from crosspatch.audio.hearing import Transcript, transcribe
+    from crosspatch.audio.hearing import Transcript, transcribe, write_down
+    from crosspatch.audio.scoring import repeats, word_error_rate
     from crosspatch.audio.synthesis import say, voices
 
 _HOME = {
@@ -14,11 +15,25 @@ _HOME = {
     "Transcript": "hearing",
     "load_audio": "clips",
     "log_mel": "features",
+    "repeats": "scoring",
     "say": "synthesis",
     "transcribe": "hearing",
     "voices": "synthesis",
+    "word_error_rate": "scoring",
+    "write_down": "hearing",
 }
-__all__ = ["LogMel", "Transcript", "load_audio", "log_mel", "say", "transcribe", "voices"]
+__all__ = [
+    "LogMel",
+    "Transcript",
+    "load_audio",
+    "log_mel",
+    "repeats",
+    "say",
+    "transcribe",
+    "voices",
+    "word_error_rate",
+    "write_down",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,16 +1,17 @@
 """Transcripts: what a Whisper writes down for clips, word for word the same each time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from crosspatch.audio.features import log_mel
 from crosspatch.core.errors import BadInput, UnknownName
 from crosspatch.models.checkpoint import quiet
-from crosspatch.models.whisper import languages
+from crosspatch.models.whisper import as_heard, languages
 
 TASKS = ("transcribe", "translate")
 _BATCH = 8  # clips that are decoded together
@@ -52,20 +53,54 @@ def transcribe(
     """
     _check_module(module)
     code = _code(module, language, task)
-    room = module.config.max_target_positions - len(_prompt(module, code or "en", task))
+    _check_room(module, code, task, max_tokens)
+    mel = log_mel(processor, clips).mel.to(device=module.device, dtype=module.dtype)
+    with quiet(), torch.no_grad():
+        parts = (module.get_encoder()(part).last_hidden_state for part in mel.split(_BATCH))
+        return tuple(said for heard in parts for said in _written(module, processor, heard, code, (task, max_tokens)))
+
+
+def write_down(
+    module: Any,
+    processor: Any,
+    heard: Float[torch.Tensor, "clip frame d_model"],
+    *,
+    language: str | None = None,
+    max_tokens: int = MAX_TOKENS,
+) -> tuple[Transcript, ...]:
+    """Write down what the encoder gave for clips, or what stands in its place, as `transcribe` does.
+
+    Raises UnknownName and BadInput as `transcribe` does, BadInput for states of another shape.
+    """
+    _check_module(module)
+    code = _code(module, language, "transcribe")
+    if heard.ndim != 3 or heard.shape[1:] != (module.config.max_source_positions, module.config.d_model):
+        wanted = ["clip", module.config.max_source_positions, module.config.d_model]
+        raise BadInput(f"states of shape {list(heard.shape)}: give {wanted}, as the encoder does.")
+    _check_room(module, code, "transcribe", max_tokens)
+    with quiet(), torch.no_grad():
+        parts = heard.split(_BATCH)
+        return tuple(
+            said for part in parts for said in _written(module, processor, part, code, ("transcribe", max_tokens))
+        )
+
+
+def _written(
+    module: Any, processor: Any, heard: torch.Tensor, code: str | None, how: tuple[str, int]
+) -> Iterator[Transcript]:
+    """Decode some clips together; `how` is the task and the most tokens."""
+    tokenizer, (task, max_tokens) = getattr(processor, "tokenizer", processor), how
+    states = as_heard(heard)
+    spoken = [code] * len(heard) if code else _detect(module, states)
+    texts = _generate(module, states, spoken, task, max_tokens)
+    for own, text in zip(spoken, texts, strict=True):
+        yield _transcript(tokenizer, speech_prompt(module, own, task), text, own, max_tokens)
+
+
+def _check_room(module: Any, code: str | None, task: str, max_tokens: int) -> None:
+    room = module.config.max_target_positions - len(speech_prompt(module, code or "en", task))
     if not 1 <= max_tokens <= room:
         raise BadInput(f"max_tokens={max_tokens} is not between 1 and {room}, which the decoder holds.")
-    mel = log_mel(processor, clips).mel.to(device=module.device, dtype=module.dtype)
-    tokenizer = getattr(processor, "tokenizer", processor)
-    said: list[Transcript] = []
-    with quiet(), torch.no_grad():
-        for part in mel.split(_BATCH):
-            heard = module.get_encoder()(part)
-            spoken = [code] * len(part) if code else _detect(module, heard)
-            texts = _generate(module, heard, spoken, task, max_tokens)
-            for own, text in zip(spoken, texts, strict=True):
-                said.append(_transcript(tokenizer, _prompt(module, own, task), text, own, max_tokens))
-    return tuple(said)
 
 
 def _check_module(module: Any) -> None:
@@ -98,7 +133,7 @@ def _code(module: Any, language: str | None, task: str) -> str | None:
     return codes[given]
 
 
-def _prompt(module: Any, code: str, task: str) -> tuple[int, ...]:
+def speech_prompt(module: Any, code: str, task: str) -> tuple[int, ...]:
     """Return the tokens that the text follows."""
     settings = module.generation_config
     about = (settings.lang_to_id[f"<|{code}|>"], settings.task_to_id[task]) if settings.is_multilingual else ()
@@ -114,10 +149,18 @@ def _generate(module: Any, heard: Any, spoken: list[str], task: str, max_tokens:
     """Return each clip's tokens behind the prompt, up to the end of text, which is left out."""
     # the task is always said: without it, generate leaves it out of a detected language's prompt, and the text is worse
     about = {"language": spoken, "task": task} if module.generation_config.is_multilingual else {}
-    greedy = {"do_sample": False, "num_beams": 1, "return_timestamps": False}
+    # times that a model writes all the same would make generate cut the clip there and begin again, 30 times over
+    greedy = {"do_sample": False, "num_beams": 1, "return_timestamps": False, "suppress_tokens": suppressed(module)}
     rows = module.generate(encoder_outputs=heard, max_new_tokens=max_tokens, **greedy, **about).tolist()
     end = module.generation_config.eos_token_id
     return [row[: row.index(end)] if end in row else row for row in rows]
+
+
+def suppressed(module: Any) -> list[int]:
+    """Return the tokens that a Whisper never writes down here: those of its settings, and times."""
+    settings = module.generation_config
+    times = range(settings.no_timestamps_token_id + 1, module.config.vocab_size)
+    return sorted({*(settings.suppress_tokens or ()), *times})
 
 
 def _transcript(tokenizer: Any, prompt: tuple[int, ...], text: list[int], code: str, max_tokens: int) -> Transcript:

@@ -31,16 +31,19 @@ def voices() -> Mapping[str, str]:
     return {voice: about for voice, about in _VOICES.items() if shutil.which(_program(voice))}
 
 
-def say(text: str, *, voice: str = "slt") -> Float32[np.ndarray, " sample"]:
+def say(text: str, *, voice: str = "slt", pitch: int | None = None) -> Float32[np.ndarray, " sample"]:
     """Return a text read out by a synthetic voice, at 16 kHz; the same text and voice give the same samples.
 
     `voice` is one of `voices()` or any voice of espeak-ng. flite is heard better: small Whispers mistake words of
-    espeak-ng's. Raises MissingExtra when the program is not installed, UnknownName for a voice that it does not have,
-    BadInput for a text without words.
+    espeak-ng's. `pitch`, from 0 to 99, is for voices of espeak-ng, whose own is 50. Raises MissingExtra when the
+    program is not installed, UnknownName for a voice that it does not have, BadInput for a text without words or a
+    pitch that the voice cannot have.
     """
     if not any(letter.isalnum() for letter in text):
         raise BadInput(f"there is nothing to read out in {text!r}: give a sentence.")
     program = _program(voice)
+    if pitch is not None and (program == "flite" or isinstance(pitch, bool) or not 0 <= pitch <= 99):
+        raise BadInput(f"pitch={pitch} of {voice!r}: espeak-ng's voices have pitches from 0 to 99, flite's one each.")
     if shutil.which(program) is None:
         raise MissingExtra(
             f"the voice {voice!r} needs the program {program}. Install it, on Debian with: apt-get install {program}"
@@ -53,7 +56,8 @@ def say(text: str, *, voice: str = "slt") -> Float32[np.ndarray, " sample"]:
         if program == "flite":
             _run("flite", "-voice", voice, "-f", str(written), "-o", str(sound))
         else:
-            _run("espeak-ng", "-v", voice, "-f", str(written), "-w", str(sound))
+            at = () if pitch is None else ("-p", str(pitch))
+            _run("espeak-ng", "-v", voice, *at, "-f", str(written), "-w", str(sound))
         return load_audio(sound)
 
 

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crosspatch.lenses.encoder import EncoderLens, encoder_lens
     from crosspatch.lenses.labels import HeadLabels, Repeated, label_heads
     from crosspatch.lenses.lens_view import LensView
     from crosspatch.lenses.probe_data import Probing
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from crosspatch.lenses.probed_layers import ProbedLayers
     from crosspatch.lenses.probing import probe, probe_layers
     from crosspatch.lenses.reading import logit_lens
+    from crosspatch.lenses.stacks import logit_lens_any
     from crosspatch.lenses.streams import stream_features
     from crosspatch.lenses.translators import TunedLens
     from crosspatch.lenses.tuning import train_tuned_lens
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AttentionView": "views",
+    "EncoderLens": "encoder",
     "HeadLabels": "labels",
     "LensView": "lens_view",
     "ProbeResult": "probe_result",
@@ -26,8 +29,10 @@ _HOME = {
     "Repeated": "labels",
     "TunedLens": "translators",
     "attention": "views",
+    "encoder_lens": "encoder",
     "label_heads": "labels",
     "logit_lens": "reading",
+    "logit_lens_any": "stacks",
     "probe": "probing",
     "probe_layers": "probing",
     "stream_features": "streams",
@@ -35,6 +40,7 @@ _HOME = {
 }
 __all__ = [
     "AttentionView",
+    "EncoderLens",
     "HeadLabels",
     "LensView",
     "ProbeResult",
@@ -43,8 +49,10 @@ __all__ = [
     "Repeated",
     "TunedLens",
     "attention",
+    "encoder_lens",
     "label_heads",
     "logit_lens",
+    "logit_lens_any",
     "probe",
     "probe_layers",
     "stream_features",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def logit_lens(
     task = prompts if isinstance(prompts, Task) else None
     if lens is not None:
         lens.require(model)
-    reader = _Reader(
+    reader = Reader(
         Decoder.of(model),
         None if lens is None else lens.on(model.device),
         _Answers.of(model, task) if task is not None and at == "end" else None,
@@ -69,21 +70,13 @@ def logit_lens(
     )
 
 
-def _filled(model: Model, sequences: Sequence[Sequence[int]], reader: "_Reader", *, at: str) -> dict[str, np.ndarray]:
+def _filled(model: Model, sequences: Sequence[Sequence[int]], reader: "Reader", *, at: str) -> dict[str, np.ndarray]:
     """Read all prompts into arrays `[example, layer, read]`."""
     shape = (len(sequences), model.anatomy.layers + 1, max(map(len, sequences)) if at == "all" else 1)
-    sheet: dict[str, np.ndarray] = {
-        name: np.full(shape, np.nan, np.float32) for name in ("logprob", "rank", "kl", "entropy")
-    }
-    sheet["top"] = np.full((*shape, reader.k), -1, np.int64)
-    sheet["top_logprob"] = np.full((*shape, reader.k), np.nan, np.float32)
+    sheet = reader.blank(shape)
     for streams in read_streams(model, sequences, at=at):
         for part in streams.split(reader.decoder.rows):
-            examples = part.examples.numpy()
-            reads = part.positions.numpy() if at == "all" else np.zeros_like(examples)
-            for layer, found in enumerate(reader.read(part)):
-                for name, values in found.items():
-                    sheet[name][examples, layer, reads] = values.cpu().numpy()
+            reader.fill(sheet, part, part.positions.numpy() if at == "all" else np.zeros_like(part.examples.numpy()))
     return sheet
 
 
@@ -107,14 +100,43 @@ class _Answers:
         return cls(targets.right[:, 0], targets.right_mask[:, 0])
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """What turns streams into logits, so many rows at once."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows are decoded at once."""
+        ...
+
+    def logits(self, stream: Float[Tensor, "row d_model"], /) -> Float[Tensor, "row vocab"]:
+        """Return the logits that the module would give if this were its last stream."""
+        ...
+
+
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """Turns streams into what is kept of each layer's distribution."""
 
-    decoder: Decoder
+    decoder: Readable
     translators: Translators | None
     answers: _Answers | None
     k: int
+
+    def blank(self, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+        """Return arrays `[example, layer, read]` in which nothing was read."""
+        sheet: dict[str, np.ndarray] = {
+            name: np.full(shape, np.nan, np.float32) for name in ("logprob", "rank", "kl", "entropy")
+        }
+        sheet["top"] = np.full((*shape, self.k), -1, np.int64)
+        sheet["top_logprob"] = np.full((*shape, self.k), np.nan, np.float32)
+        return sheet
+
+    def fill(self, sheet: dict[str, np.ndarray], part: Streams, reads: np.ndarray) -> None:
+        """Read some streams into arrays, each row at its example and its place among what is read."""
+        for layer, found in enumerate(self.read(part)):
+            for name, values in found.items():
+                sheet[name][part.examples.numpy(), layer, reads] = values.cpu().numpy()
 
     def read(self, part: Streams) -> list[dict[str, Tensor]]:
         """Return each layer's numbers, one a row."""

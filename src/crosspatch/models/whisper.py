@@ -83,6 +83,13 @@ def convert_whisper(pieces: Path, folder: Path) -> None:
         raise CorruptFile(f"{pieces} holds no Whisper that can be converted ({what}).") from error
 
 
+def as_heard(states: torch.Tensor) -> Any:
+    """Return encoder states in the form in which Whisper's decoder takes what its encoder gave."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    return BaseModelOutput(last_hidden_state=states)  # pyright: ignore[reportArgumentType]
+
+
 def languages(module: torch.nn.Module) -> Mapping[str, str]:
     """Return the languages that a Whisper was trained for, English name by code; empty for a model of English alone."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES

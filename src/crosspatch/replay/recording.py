@@ -228,13 +228,15 @@ def outline(
 
     `inputs` is what the module is called with: a tensor, a tuple of arguments or a mapping of keyword arguments. Their
     first axes run over `count` examples (or several entries an example, side by side), except those named in `shared`.
-    What the submodules `handed` are first called with is kept.
+    What the submodules `handed` are first called with is kept, for one example.
     """
     with torch.no_grad():
-        seen = Recorder(lambda _: False, handed=handed)
+        one = Recorder(lambda _: False, handed=handed if count == 1 else ())
         run = Recording(module, inputs, count, (), {}, shared, None)
-        run = replace(run, result=_ran(run, inputs, seen), calls=tuple(seen.calls), arguments=seen.arguments)
-        return replace(run, axes=_axes(run))
+        run = replace(run, result=_ran(run, inputs, one), calls=tuple(one.calls))
+        other = Recorder(lambda _: False, handed=handed if count > 1 else ())
+        axes = _axes(run, other)
+        return replace(run, axes=axes, arguments={**one.arguments, **other.arguments})
 
 
 def record(run: Recording, inputs: Any, spots: Collection[Spot]) -> Recording:
@@ -287,10 +289,9 @@ def _ran(run: Recording, inputs: Any, recorder: Recorder) -> Any:
         return called(run.module, given)
 
 
-def _axes(run: Recording) -> dict[CallId, tuple[Known, tuple[Known, ...]]]:
+def _axes(run: Recording, seen: Recorder) -> dict[CallId, tuple[Known, tuple[Known, ...]]]:
     """Tell where each call holds its examples by running another number of them: the axis that changes."""
     count = 1 if run.count > 1 else 2
-    seen = Recorder(lambda _: False)
     _ran(run, run.taken(run.inputs, torch.zeros(count, dtype=torch.long)), seen)
     others = {call.id: call for call in seen.calls}
     found: dict[CallId, tuple[Known, tuple[Known, ...]]] = {}
