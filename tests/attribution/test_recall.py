@@ -139,4 +139,4 @@ def test_bad_pictures():
     with pytest.raises(BadInput, match="no curves"):
         recall_svg([])
     with pytest.raises(BadInput, match="logarithmic"):
-        Curve("zero", np.array([0.0]), np.ones(1))
+        curves_svg([Curve("zero", np.array([0.0]), np.ones(1))], title="t", x_label="x", y_label="y")

@@ -81,4 +81,42 @@ def test_a_logarithmic_axis_refuses_zero():
     with pytest.raises(BadInput, match="linear_y=True"):
         curves_svg([zero], title="t", x_label="x", y_label="y")
     with pytest.raises(BadInput, match="above zero"):
-        Curve("a", X - 1, X)
+        drawn(Curve("a", X - 1, X))
+
+
+def over_layers(*curves):
+    return ElementTree.fromstring(curves_svg(curves, title="t", x_label="layer", y_label="s", linear_x=True))
+
+
+def ticks(root):
+    return [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_layers_are_evenly_spaced_from_zero_with_whole_ticks():
+    layers = np.arange(6.0)
+    root = over_layers(Curve("a", layers, layers * 0.01))
+    across = [x for x, _ in points(named(root, "curve")[0])]
+    np.testing.assert_allclose(np.diff(across), across[1] - across[0], atol=0.15)
+    assert 58 <= across[0] < across[-1] <= 418
+    assert ticks(root)[1:7] == ["0", "1", "2", "3", "4", "5"]
+    many = ticks(over_layers(Curve("a", np.arange(32.0), np.ones(32))))
+    assert many[1:8] == ["0", "5", "10", "15", "20", "25", "30"]
+    assert "0.5" in ticks(over_layers(Curve("a", np.array([0.0, 0.5, 1.0]), np.ones(3))))
+
+
+def test_small_values_over_layers_fill_the_height_from_zero():
+    root = over_layers(Curve("a", np.arange(3.0), np.array([0.01, 0.02, 0.05])))
+    heights = [y for _, y in points(named(root, "curve")[0])]
+    assert min(heights) < 45
+    assert heights[0] - heights[1] == pytest.approx((heights[1] - heights[2]) / 3, abs=0.2)
+    assert "0" in ticks(root)
+    assert "1" not in ticks(root)[4:]
+
+
+def test_one_layer_no_number_and_many_points_can_be_drawn_over_layers():
+    assert points(named(over_layers(Curve("a", np.zeros(1), np.ones(1))), "curve")[0])[0][0] == pytest.approx(238)
+    nothing = named(over_layers(Curve("a", np.arange(2.0), np.full(2, np.nan))), "curve")[0]
+    assert nothing.get("d") is None
+    long = points(named(over_layers(Curve("a", np.arange(5000.0), np.ones(5000))), "curve")[0])
+    assert len(long) == 400
+    assert np.ptp(np.diff([x for x, _ in long])) < 0.4

@@ -1,8 +1,8 @@
-"""Curves over a logarithmic axis: one line a method, bands, a legend; static SVG, readable on light and dark pages."""
+"""Curves over a logarithmic axis or over layers: lines, bands, a legend; static SVG for light and dark pages."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -17,16 +17,17 @@ from crosspatch.draw.panel import text_width
 _COLOURS = (OKABE_ITO[0], OKABE_ITO[3], OKABE_ITO[2], OKABE_ITO[4], OKABE_ITO[1], OKABE_ITO[5])
 _DASHES = ("", "7 3", "2 3", "9 3 2 3")
 _MOST_POINTS = 400  # of one line; more cannot be told apart
+_MOST_TICKS = 12  # of an x axis of layers
 _LEFT, _TOP, _PLOT_WIDTH, _PLOT_HEIGHT, _BELOW, _STEP = 58, 30, 360, 230, 40, 17
 _FONT = 'font-family="ui-sans-serif,system-ui,sans-serif" font-size="10" fill="currentColor"'
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """One line: its name in the legend, and its points, with x above zero; NaN is left out.
+    """One line: its name in the legend, and its points; NaN is left out.
 
     `low` and `high` bound a band about it. A `reference` is drawn in the colour of the text, behind the others.
-    Raises BadInput for x that are not above zero, and unless all have one length.
+    Raises BadInput unless all have one length.
     """
 
     name: str
@@ -38,11 +39,8 @@ class Curve:
 
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
-        if any(values.shape != self.x.shape for values in (self.y, *bounds)) or (self.x <= 0).any():
-            raise BadInput(
-                f"curve {self.name!r} of {len(self.x)} and {len(self.y)} numbers: give as many x as y, all x above "
-                "zero, since their axis is logarithmic."
-            )
+        if any(values.shape != self.x.shape for values in (self.y, *bounds)):
+            raise BadInput(f"curve {self.name!r} of {len(self.x)} and {len(self.y)} numbers: give as many x as y.")
 
     @property
     def heights(self) -> list[np.ndarray]:
@@ -59,6 +57,7 @@ class _Axis:
     start: int
     stop: int
     linear: bool = False
+    step: float | None = None  # between the ticks of a linear one; by default about five are set
 
     def at(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low) if self.linear else self._log_share(value)
@@ -70,7 +69,7 @@ class _Axis:
     def ticks(self) -> list[float]:
         """Give round numbers within the axis: on a linear one about five, else powers of ten, or their parts too."""
         if self.linear:
-            step = _round_step((self.high - self.low) / 5)
+            step = self.step or round_step((self.high - self.low) / 5)
             return [step * i for i in range(math.ceil(self.low / step - 1e-6), math.floor(self.high / step + 1e-6) + 1)]
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for steps in ((1,), (1, 2, 5)):
@@ -81,24 +80,27 @@ class _Axis:
         return found or [self.low]
 
 
-def curves_svg(curves: Sequence[Curve], *, title: str, x_label: str, y_label: str, linear_y: bool = False) -> str:
+def curves_svg(
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    linear_y: bool = False,
+    linear_x: bool = False,
+) -> str:
     """Draw curves over a logarithmic x axis as one SVG element, with a legend on the right in the order given.
 
-    The y axis is logarithmic too, unless `linear_y`: then each point is marked, since few were measured.
-    Text and axes take the colour of the page's text. Raises BadInput without a curve, and for y that are not above
-    zero on a logarithmic axis.
+    The y axis is logarithmic too, unless `linear_y`: then each point is marked, since few were measured. It holds
+    zero and one. With `linear_x`, for curves over layers, both axes are linear, and y need hold zero alone.
+    Text and axes take the colour of the page's text. Raises BadInput without a curve, and for numbers that are not
+    above zero on a logarithmic axis.
     """
-    if not curves:
-        raise BadInput("there are no curves to draw: give one at least.")
-    if not linear_y and any((height <= 0).any() for curve in curves for height in curve.heights):
-        raise BadInput("a curve's y is zero or less: a logarithmic axis has no such place; give linear_y=True.")
+    _check(curves, linear_x=linear_x, linear_y=linear_x or linear_y)
     names = [clip(curve.name, 32) for curve in curves]
     width = _LEFT + _PLOT_WIDTH + 46 + math.ceil(max(map(text_width, names)))
     height = max(_TOP + _PLOT_HEIGHT, _TOP + _STEP * len(curves)) + _BELOW
-    x = _axis([curve.x for curve in curves], _LEFT, _LEFT + _PLOT_WIDTH)
-    heights = [values for curve in curves for values in curve.heights]
-    span = _linear_axis if linear_y else _axis
-    y = span(heights, _TOP + _PLOT_HEIGHT, _TOP)
+    x, y = _axes(curves, linear_x=linear_x, linear_y=linear_y)
     looks = _looks(curves)
     # References lie behind what they are compared with.
     order = sorted(range(len(curves)), key=lambda i: not curves[i].reference)
@@ -119,6 +121,25 @@ def curves_svg(curves: Sequence[Curve], *, title: str, x_label: str, y_label: st
     )
 
 
+def _check(curves: Sequence[Curve], *, linear_x: bool, linear_y: bool) -> None:
+    if not curves:
+        raise BadInput("there are no curves to draw: give one at least.")
+    if not linear_x and (names := [curve.name for curve in curves if (curve.x <= 0).any()]):
+        raise BadInput(f"curve {names[0]!r} has an x that is not above zero: their axis is logarithmic.")
+    if not linear_y and any((height <= 0).any() for curve in curves for height in curve.heights):
+        raise BadInput("a curve's y is zero or less: a logarithmic axis has no such place; give linear_y=True.")
+
+
+def _axes(curves: Sequence[Curve], *, linear_x: bool, linear_y: bool) -> tuple[_Axis, _Axis]:
+    across, up = (_LEFT, _LEFT + _PLOT_WIDTH), (_TOP + _PLOT_HEIGHT, _TOP)
+    places, heights = [curve.x for curve in curves], [values for curve in curves for values in curve.heights]
+    if linear_x:
+        y = _linear_axis(heights, *up, held=(0.0,))
+        return _layer_axis(places, *across), replace(y, step=round_step((y.high - y.low) / 7))
+    # Shares are read against nothing and all.
+    return _axis(places, *across), _linear_axis(heights, *up, held=(0.0, 1.0)) if linear_y else _axis(heights, *up)
+
+
 def _axis(values: Sequence[np.ndarray], start: int, stop: int) -> _Axis:
     """Span all finite values; a single one stands in the middle of a decade, none at one."""
     every = np.concatenate(values)
@@ -129,16 +150,24 @@ def _axis(values: Sequence[np.ndarray], start: int, stop: int) -> _Axis:
     return _Axis(low, high, start, stop)
 
 
-def _linear_axis(values: Sequence[np.ndarray], start: int, stop: int) -> _Axis:
-    """Span all finite values, zero and one: shares are read against both."""
-    every = np.concatenate([*values, np.array([0.0, 1.0])])
+def _linear_axis(values: Sequence[np.ndarray], start: int, stop: int, *, held: Sequence[float]) -> _Axis:
+    """Span all finite values and those that the axis must hold."""
+    every = np.concatenate([*values, np.array(held, dtype=np.float64)])
     every = every[np.isfinite(every)]
-    low, high = float(every.min()), float(every.max())
-    room = 0.03 * (high - low)
+    low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
+    room = 0.03 * (high - low) or 0.5
     return _Axis(low - room, high + room, start, stop, linear=True)
 
 
-def _round_step(least: float) -> float:
+def _layer_axis(values: Sequence[np.ndarray], start: int, stop: int) -> _Axis:
+    """Span all finite values, with ticks at whole numbers where all are whole."""
+    axis = _linear_axis(values, start, stop, held=())
+    whole = all((there == there.round()).all() for each in values if len(there := each[np.isfinite(each)]))
+    step = round_step((axis.high - axis.low) / _MOST_TICKS)
+    return replace(axis, step=max(1.0, step) if whole else step)
+
+
+def round_step(least: float) -> float:
     """Give the next step of 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= least * 0.999)
@@ -203,7 +232,7 @@ def _legend(number: int, name: str, look: _Look) -> str:
 
 def _line(curve: Curve, look: _Look, x: _Axis, *, y: _Axis) -> str:
     there = np.flatnonzero(np.isfinite(curve.x) & np.isfinite(curve.y))
-    kept = there[_spaced(len(there))]
+    kept = there[_spaced(len(there), even=x.linear)]
     points = [f"{x.at(float(curve.x[i])):g} {y.at(float(curve.y[i])):g}" for i in kept]
     marks = "".join(f"M{point}h0" for point in points) if y.linear else ""
     if len(points) == 1:
@@ -222,15 +251,17 @@ def _band(curve: Curve, colour: str, x: _Axis, *, y: _Axis) -> str:
     if low is None or high is None:
         return ""
     there = np.flatnonzero(np.isfinite(curve.x) & np.isfinite(low) & np.isfinite(high))
-    there = there[_spaced(len(there))]
+    there = there[_spaced(len(there), even=x.linear)]
     ring = [(i, high) for i in there] + [(i, low) for i in there[::-1]]
     points = "L".join(f"{x.at(float(curve.x[i])):g} {y.at(float(bound[i])):g}" for i, bound in ring)
     shade = f'fill="{colour}" fill-opacity="{0.08 if curve.reference else 0.16}"'
     return f'<path class="band" {shade} d="M{points}z"/>' if points else ""
 
 
-def _spaced(count: int) -> np.ndarray:
-    """Choose points evenly on the logarithmic axis, the first and the last among them."""
+def _spaced(count: int, *, even: bool) -> np.ndarray:
+    """Choose points evenly on the axis, logarithmic or even, the first and the last among them."""
     if count <= _MOST_POINTS:
         return np.arange(count)
+    if even:
+        return np.linspace(0, count - 1, _MOST_POINTS).round().astype(np.int64)
     return np.unique(np.round(np.geomspace(1, count, _MOST_POINTS)).astype(np.int64)) - 1
