@@ -22,6 +22,8 @@ from crosspatch.draw.network_svg import NetworkLook as NetworkLook
 from crosspatch.draw.network_svg import network_html as network_html
 from crosspatch.draw.network_svg import network_svg as network_svg
 from crosspatch.draw.panel import Panel as Panel
+from crosspatch.draw.raster import pooled as pooled
+from crosspatch.draw.raster import raster_png as raster_png
 from crosspatch.draw.scatter import Point as Point
 from crosspatch.draw.scatter import scatter_svg as scatter_svg
 from crosspatch.draw.strip import strip_svg as strip_svg
@@ -29,3 +31,5 @@ from crosspatch.draw.terminal import TerminalMap as TerminalMap
 from crosspatch.draw.terminal import edge_table as edge_table
 from crosspatch.draw.terminal import rich_table as rich_table
 from crosspatch.draw.terminal import score_table as score_table
+from crosspatch.draw.timeline import rows_svg as rows_svg
+from crosspatch.draw.timeline import sound_svg as sound_svg

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from crosspatch.report.circuit_content import CircuitContent, CircuitCurve, ScoreLine
     from crosspatch.report.circuit_making import content_of_circuit
     from crosspatch.report.page import write_page
+    from crosspatch.report.study import study_page, write_study
 
 _HOME = {
     "CircuitContent": "circuit_content",
@@ -16,9 +17,11 @@ _HOME = {
     "ScoreLine": "circuit_content",
     "content_of_circuit": "circuit_making",
     "circuit_page": "circuit",
+    "study_page": "study",
     "write_audit": "audit",
     "write_circuit": "circuit",
     "write_page": "page",
+    "write_study": "study",
 }
 __all__ = [
     "CircuitContent",
@@ -26,9 +29,11 @@ __all__ = [
     "ScoreLine",
     "circuit_page",
     "content_of_circuit",
+    "study_page",
     "write_audit",
     "write_circuit",
     "write_page",
+    "write_study",
 ]
 
 

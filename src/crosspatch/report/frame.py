@@ -16,11 +16,15 @@ def clean_text(html: str) -> str:
     return html.lstrip().translate(_NO_CONTROLS)
 
 
-def policy(style: str, script: str) -> str:
-    """Write the content-security policy that admits one style and one script, by hash, and nothing else."""
+def policy(style: str, script: str, *, sound: bool = False) -> str:
+    """Write the content-security policy that admits one style and one script, by hash, and nothing else.
+
+    A page with sound holds it itself, as it does images.
+    """
+    media = "media-src data:; " if sound else ""
     return (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"{media}base-uri 'none'; form-action 'none'"
     )
 
 
