@@ -14,7 +14,7 @@ from crosspatch.modules.anatomy import Place
 from crosspatch.modules.cells import Cell
 from crosspatch.modules.trial import Trial
 from crosspatch.modules.views import view
-from crosspatch.replay import Recording, Spot, record, replay, see
+from crosspatch.replay import Recording, Spot, Write, record, replay, see
 
 NEAR = 1e-4  # share of the largest metric by which a proof may miss
 
@@ -127,24 +127,40 @@ def _run(sides: Sides, cells: Sequence[Cell], *, reuse: bool, found: dict[Cell, 
         _run(sides, part, reuse=reuse, found=found, count=count)
 
 
-def _writer(sides: Sides, cells: Sequence[Cell], spot: Spot) -> Callable[[Tensor], Tensor]:
+def _writer(sides: Sides, cells: Sequence[Cell], spot: Spot) -> Write:
     """Return what writes the source run's values at a spot, each row its own positions and columns."""
-    trial = sides.trial
+    taken = viewed(sides.trial, sides.values[spot], spot)
+    return writer(sides.trial, cells, spot, rows=len(cells), source=lambda _, row: taken[cells[row].example])
+
+
+def viewed(trial: Trial, value: Tensor, spot: Spot) -> Float[Tensor, "example position column"]:
+    """Return a spot's value of a run of all examples, by example."""
+    axis, module = trial.outline.shape(spot)[1], trial.module.get_submodule(spot.path)
+    return view(value, axis=axis, count=trial.count, module=module)[0]
+
+
+def writer(
+    trial: Trial, cells: Sequence[Cell], spot: Spot, *, rows: int, source: Callable[[Tensor, int], Tensor]
+) -> Write:
+    """Return what writes at a spot of a run of `rows` rows, of which the first are the cells.
+
+    `source(value, row)` gives what the source run has for a row, `[position, column]`; it is shown the run's own value.
+    """
     module = trial.module.get_submodule(spot.path)
-    axis = sides.recording.shape(spot)[1]
-    taken, _ = view(sides.values[spot], axis=axis, count=trial.count, module=module)
+    axis = trial.outline.shape(spot)[1]
 
     def write(value: Tensor) -> Tensor:
-        changed, back = view(value, axis=axis, count=len(cells), module=module)
-        if changed.shape[1:] != taken.shape[1:]:
-            raise BadInput(
-                f"module {spot.path!r} has {list(taken.shape[1:])} positions and columns in the source "
-                f"run and {list(changed.shape[1:])} in the patched one."
-            )
+        changed, back = view(value, axis=axis, count=rows, module=module)
         for row, cell in enumerate(cells):
+            taken = source(changed, row)
+            if changed.shape[1:] != taken.shape:
+                raise BadInput(
+                    f"module {spot.path!r} has {list(taken.shape)} positions and columns in the source "
+                    f"run and {list(changed.shape[1:])} in the patched one."
+                )
             for part in cell.parts:
                 if part.place.spot == spot:
-                    _write(changed[row], taken[cell.example], part.place, part.unit, part.positions)
+                    _write(changed[row], taken, part.place, part.unit, part.positions)
         return back(changed)
 
     return write

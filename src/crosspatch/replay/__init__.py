@@ -7,3 +7,4 @@ from crosspatch.replay.recording import record as record
 from crosspatch.replay.running import Write as Write
 from crosspatch.replay.running import replay as replay
 from crosspatch.replay.running import see as see
+from crosspatch.replay.running import writing as writing

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -70,6 +71,17 @@ def see(module: nn.Module, inputs: Any, spots: Sequence[Spot]) -> tuple[Any, dic
 
     with torch.no_grad(), watching(module, look):
         return called(module, mapped(inputs, torch.clone)), found
+
+
+@contextmanager
+def writing(recording: Recording, writes: Mapping[Spot, Write]) -> Iterator[set[Spot]]:
+    """Write at spots of an outlined module while the block runs it, or a part of it, in any way; nothing is reused.
+
+    Calls are counted from the start of the block. Yields the set of spots reached so far.
+    """
+    player = _Player(recording, writes, None, reuse=False)
+    with torch.no_grad(), watching(recording.module, player):
+        yield player.reached
 
 
 class _Player:
