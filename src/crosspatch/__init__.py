@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     )
     from crosspatch.executors import Crew
     from crosspatch.models import Layout, Model, open_model
-    from crosspatch.modules import Trial, capture_any, patch_any, patch_modules
+    from crosspatch.modules import Decoded, Trial, capture_any, generate_any, patch_any, patch_modules
     from crosspatch.referee import AuditPlan, audit
     from crosspatch.sites import Edge, Group, Site, parse_site
 
@@ -60,6 +60,7 @@ _HOME = {
     "AuditPlan": "crosspatch.referee",
     "Crew": "crosspatch.executors",
     "CrosspatchError": "crosspatch.core.errors",
+    "Decoded": "crosspatch.modules",
     "Edge": "crosspatch.sites",
     "Estimate": "crosspatch.attribution",
     "Estimator": "crosspatch.attribution",
@@ -89,6 +90,7 @@ _HOME = {
     "capture_any": "crosspatch.modules",
     "cuts": "crosspatch.engine",
     "generate": "crosspatch.engine",
+    "generate_any": "crosspatch.modules",
     "group": "crosspatch.engine",
     "open_model": "crosspatch.models",
     "parse_site": "crosspatch.sites",
@@ -111,6 +113,7 @@ __all__ = [
     "AuditPlan",
     "Crew",
     "CrosspatchError",
+    "Decoded",
     "Edge",
     "Effects",
     "Estimate",
@@ -144,6 +147,7 @@ __all__ = [
     "cuts",
     "flow",
     "generate",
+    "generate_any",
     "group",
     "lenses",
     "load",

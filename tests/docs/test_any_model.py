@@ -16,10 +16,11 @@ TEXT = PAGE.read_text(encoding="utf-8")
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
     shutil.copy(Path(__file__).parents[1] / "audio" / "fox.flac", tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert run_blocks(TEXT, str(PAGE)) == len(BLOCK.findall(TEXT)) == 1
+    assert run_blocks(TEXT, str(PAGE)) == len(BLOCK.findall(TEXT)) == 2
     said = capsys.readouterr().out
     assert "encoder 4" in said
     assert "decoder.cross.out" in said
+    assert "Decoded: 5 sites × 1 examples, noise" in said
 
 
 def test_every_tested_class_is_in_the_table():

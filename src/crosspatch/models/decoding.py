@@ -76,8 +76,14 @@ class Decoder:
 
 def end_tokens(model: Model) -> frozenset[int]:
     """Return the tokens after which nothing is generated: those of the generation config, else config, tokenizer."""
-    module, found = model.module, None
-    for holder in (getattr(module, "generation_config", None), _text_config(module), model.tokenizer):
+    module = model.module
+    return stated_ends(getattr(module, "generation_config", None), _text_config(module), model.tokenizer)
+
+
+def stated_ends(*holders: Any) -> frozenset[int]:
+    """Return the end tokens that the first holder states which states any."""
+    found = None
+    for holder in holders:
         found = getattr(holder, "eos_token_id", None) if found is None else found
     return frozenset((found,) if isinstance(found, int) else found or ())
 
@@ -85,7 +91,8 @@ def end_tokens(model: Model) -> frozenset[int]:
 def most_tokens(module: nn.Module) -> int | None:
     """Return how many tokens the model has positions for, None if it does not say."""
     config = _text_config(module)
-    sizes = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+    sizes = (getattr(config, name, None) for name in names)
     return next((size for size in sizes if isinstance(size, int)), None)
 
 

@@ -7,18 +7,22 @@ if TYPE_CHECKING:
     from crosspatch.modules.anatomy import Place, Stack
     from crosspatch.modules.by_path import patch_modules
     from crosspatch.modules.capturing import capture_any
+    from crosspatch.modules.decoded import Decoded
     from crosspatch.modules.patching import patch_any
     from crosspatch.modules.trial import Trial
+    from crosspatch.modules.writing_on import generate_any
 
 _HOME = {
+    "Decoded": "decoded",
     "Place": "anatomy",
     "Stack": "anatomy",
     "Trial": "trial",
     "capture_any": "capturing",
+    "generate_any": "writing_on",
     "patch_any": "patching",
     "patch_modules": "by_path",
 }
-__all__ = ["Place", "Stack", "Trial", "capture_any", "patch_any", "patch_modules"]
+__all__ = ["Decoded", "Place", "Stack", "Trial", "capture_any", "generate_any", "patch_any", "patch_modules"]
 
 
 def __getattr__(name: str) -> Any:
