@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crosspatch.core.errors import BadInput
@@ -113,12 +113,12 @@ class EncoderDecoder:
         """Return the tokens after which nothing is said: those of the generation config, else of the config."""
         return stated_ends(self._settings, getattr(self.module, "config", None))
 
-    def suppressed(self, step: int, size: int) -> Bool[Tensor, " vocab"]:
-        """Return which of `size` tokens may not be said at a step, as transformers' `generate` has it."""
+    def allowed(self, logits: Float[Tensor, "row vocab"], step: int) -> Float[Tensor, "row vocab"]:
+        """Return logits of −∞ for tokens that may not be said at a step, as transformers' `generate` has it."""
         said: Collection[int] = getattr(self._settings, "suppress_tokens", None) or ()
         first: Collection[int] = getattr(self._settings, "begin_suppress_tokens", None) or ()
-        never = torch.tensor([*said, *(first if step == 0 else ())], dtype=torch.long)
-        return torch.isin(torch.arange(size), never)
+        never = [token for token in (*said, *(first if step == 0 else ())) if 0 <= token < logits.shape[-1]]
+        return logits.index_fill(-1, torch.tensor(never, dtype=torch.long, device=logits.device), -torch.inf)
 
     def left_out(self) -> tuple[str, ...]:
         """List settings of the generation config that would change greedy decoding, and are not used here."""

@@ -289,7 +289,7 @@ class _WritingOn:
             raise NotFinite(
                 f"step {step}: a logit of a row is NaN: what was written, or the forward itself, overflows."
             )
-        return logits.masked_fill(self.module.suppressed(step, logits.shape[-1]), -torch.inf).argmax(-1)
+        return self.module.allowed(logits, step).argmax(-1)
 
     def _side(
         self, run: str, examples: Sequence[int], cells: Sequence[Cell] = ()
