@@ -24,6 +24,7 @@ from crosspatch.cli.report import report
 from crosspatch.cli.runs import runs_app
 from crosspatch.cli.say import BAD_INPUT, INTERRUPTED, error
 from crosspatch.cli.sites import sites
+from crosspatch.cli.study import study_app
 from crosspatch.cli.tasks import tasks
 from crosspatch.cli.work import work
 from crosspatch.core.errors import CrosspatchError
@@ -105,6 +106,7 @@ app.command()(doctor)
 app.command()(bench)
 app.command()(work)
 app.add_typer(runs_app, name="runs")
+app.add_typer(study_app, name="study")
 app.command()(report)
 
 

@@ -1,6 +1,8 @@
 """Intervals and tests over examples: bootstrap, sign flips and the control of false discoveries; numpy only."""
 
+import math
 from collections.abc import Iterator
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -65,6 +67,19 @@ def bootstrap_difference(
     too_few = np.any([(~np.isnan(each)).sum(axis=1) < 2 for each in sets], axis=0)
     low[too_few] = high[too_few] = np.nan
     return low, high
+
+
+def share_interval(hits: int, n: int, *, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the share of hits among n and its Wilson score interval (Wilson 1927), as (share, low, high).
+
+    Without any case the share is NaN and may be anything.
+    """
+    if not n:
+        return math.nan, 0.0, 1.0
+    z, share = NormalDist().inv_cdf(0.5 + level / 2), hits / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return share, max(0.0, middle - half), min(1.0, middle + half)
 
 
 def sign_flip_p(values: SiteByExample, *, draws: int = 2000, seed: int = 0) -> Sites:

@@ -4,13 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crosspatch.studies.speech.whole import Sizes, study_speech
     from crosspatch.studies.study import Finding, Study
 
 _HOME = {
     "Finding": "study",
+    "Sizes": "speech.whole",
     "Study": "study",
+    "study_speech": "speech.whole",
 }
-__all__ = ["Finding", "Study"]
+__all__ = ["Finding", "Sizes", "Study", "study_speech"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,3 +126,9 @@ class Study:
     warnings: Sequence[str] = ()
     chips: tuple[tuple[str, str], ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the study's page, one HTML file; give its path. Raises BadInput if it cannot be written."""
+        from crosspatch.report import write_study
+
+        return write_study(self, path)

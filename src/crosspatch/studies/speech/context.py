@@ -127,12 +127,12 @@ def _swaps(
         return _difference(output.logits, [lengths[row] for row in rows.tolist()], answers[rows])
 
     inputs = [{"input_features": ear.mel(side).mel, "decoder_input_ids": ids, "use_cache": False} for side in sides]
-    trial = Trial(ear.module, *inputs, metric, len(prompts), name="one sound in two contexts")
+    trial = Trial(ear.module, inputs[0], inputs[1], metric, len(prompts), name="one sound in two contexts")
     window = range(round(BEGIN / FRAME), round((BEGIN + WINDOW) / FRAME))
     kinds = [("encoder.resid.post", depth - 1) if depth else ("encoder.resid.pre", 0) for depth in depths]
     sites = [
-        Group(f"the word after {depth} blocks", tuple(Site(*kind, None, at) for at in window))
-        for depth, kind in zip(depths, kinds, strict=True)
+        Group(f"the word after {depth} blocks", tuple(Site(kind, layer, None, at) for at in window))
+        for depth, (kind, layer) in zip(depths, kinds, strict=True)
     ]
     effects = patch_any(trial, sites=sites, direction="denoise", rows=8)
     return effects.base, effects.raw

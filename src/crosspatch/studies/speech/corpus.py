@@ -1,6 +1,6 @@
 """The clips of the speech study: synthetic voices that say our own sentences, so that nothing is fetched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -174,10 +174,10 @@ class Spoken:
     voice: str
 
 
-def word_list(voice: str, words: Sequence[str] = WORDS, *, pause: float = 0.4, seed: int = 0) -> Spoken:
+def word_list(voice: str, words: tuple[str, ...] = WORDS, *, pause: float = 0.4, seed: int = 0) -> Spoken:
     """Return words said one by one by a voice, in an order of its own, with pauses between them."""
     rng = np.random.default_rng([seed, 2, *voice.encode()])
-    order = [words[i] for i in rng.permutation(len(words))]
+    order: list[str] = [words[i] for i in rng.permutation(len(words)).tolist()]
     silence, parts, spans, at = np.zeros(int(pause * RATE), np.float32), [], [], 0
     for word in order:
         clip = level(read_out(word, voice))

@@ -44,6 +44,11 @@ class Ear:
         return len(self.module.get_encoder().layers)
 
     @property
+    def decoder_layers(self) -> int:
+        """Blocks of the decoder."""
+        return len(self.module.get_decoder().layers)
+
+    @property
     def heads(self) -> int:
         """Heads of each attention of the decoder."""
         return int(self.module.config.decoder_attention_heads)

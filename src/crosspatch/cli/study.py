@@ -1,0 +1,86 @@
+"""`study`: a paper's experiments run again on the user's model, its claims beside what is found, as a page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crosspatch.cli import options as given
+from crosspatch.cli.folder import PAGE, ROOT, plain_name, writable
+from crosspatch.cli.question import read_list
+from crosspatch.cli.say import Voice
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from crosspatch.studies import Study
+
+study_app = typer.Typer(
+    help="Run a paper's experiments on your model, and see where its claims hold.", no_args_is_help=True
+)
+
+Speech = Annotated[
+    str, typer.Argument(metavar="[MODEL]", help="A Whisper: a known name, a hub id or a folder.", show_default=True)
+]
+PartsOption = Annotated[
+    str | None,
+    typer.Option("--parts", metavar="NAMES", help="Some of maps,decoder,hearing,probes,repetition,context.  [all]"),
+]
+Small = Annotated[bool, typer.Option("--small", help="A fifth of the clips: to see whether it runs.")]
+StudyOut = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder.  [default: runs/study-speech-MODEL]", show_default=False),
+]
+
+
+@study_app.command("speech")
+def speech(
+    model: Speech = "whisper-base",
+    *,
+    parts: PartsOption = None,
+    small: Small = False,
+    seed: given.Seed = 0,
+    out: StudyOut = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    json: given.Json = False,
+    quiet: given.Quiet = False,
+) -> None:
+    """Study a Whisper: lenses, probes, repetition, context (arXiv 2508.15882).
+
+    Sentences are read out by flite and espeak-ng, which must be installed. What was measured before in the same folder
+    is not measured again, so that a run that was stopped goes on.
+
+    \b
+    crosspatch study speech
+    crosspatch study speech whisper-tiny.en --parts decoder,repetition
+    """
+    voice = Voice(json, quiet)
+    chosen = read_list(parts, "--parts")
+    from crosspatch.models.load import load
+    from crosspatch.studies import Sizes, study_speech
+
+    loaded = load(model, device=device, dtype=dtype, say=voice.say)
+    folder = out or ROOT / f"study-speech-{plain_name(loaded.name)}"
+    sizes = Sizes(maps=2, decoder=1, hearing=2, probes=2, repetition=2, context=3) if small else Sizes()
+    with writable(folder):
+        found = study_speech(loaded, parts=chosen, sizes=sizes, seed=seed, folder=folder, progress=voice.progress())
+        page = found.report(folder / PAGE)
+    voice.document(document(found) | {"folder": folder, "report": page})
+    voice.show(found.title, table(found), *(f"! {text}" for text in found.warnings), f"report → {page}")
+
+
+def table(found: "Study") -> "Table":
+    """Show each finding with its interval beside the paper's claim."""
+    from crosspatch.draw import rich_table
+
+    rows = [(each.verdict, each.said, f"{each.measured} {each.unit}", each.claim) for each in found.findings]
+    return rich_table(("verdict", "found", "measured [95 %]", "the paper"), rows)
+
+
+def document(found: "Study") -> dict[str, Any]:
+    """Describe a study as JSON."""
+    names = ("said", "claim", "verdict", "value", "low", "high", "unit", "count", "of")
+    findings = [{name: getattr(each, name) for name in names} for each in found.findings]
+    about = {name: getattr(found, name) for name in ("title", "paper", "link", "model")}
+    return {**about, "findings": findings, "warnings": list(found.warnings), "provenance": dict(found.provenance)}

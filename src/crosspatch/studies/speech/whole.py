@@ -1,0 +1,121 @@
+"""The speech study as a whole: its parts measured one after another, kept as they come, and told."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from crosspatch.core.errors import BadInput, UnknownName
+from crosspatch.core.progress import Progress, SilentProgress
+from crosspatch.core.provenance import here
+from crosspatch.models.load import Loaded, load
+from crosspatch.studies.speech import context, decoder, hearing, maps, probes, repetition
+from crosspatch.studies.speech.corpus import need_voices
+from crosspatch.studies.speech.ear import Ear
+from crosspatch.studies.speech.part import Part, kept
+from crosspatch.studies.study import Finding, Section, Study
+
+TITLE = "What a speech model hears, layer by layer"
+PAPER = "Beyond Transcription: Mechanistic Interpretability in ASR (Glazer et al. 2025)"
+LINK = "https://arxiv.org/abs/2508.15882"
+Measure = Callable[[Ear, int, int], Part]
+Tell = Callable[[Part], tuple[list[Finding], Section]]
+PARTS: Mapping[str, tuple[Measure, Tell]] = MappingProxyType(
+    {
+        "maps": (maps.measure, maps.tell),
+        "decoder": (decoder.measure, decoder.tell),
+        "hearing": (hearing.measure, hearing.tell),
+        "probes": (probes.measure, probes.tell),
+        "repetition": (repetition.measure, repetition.tell),
+        "context": (context.measure, context.tell),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much each part measures.
+
+    `maps`: clips for the sweep of heads; `decoder`: sentences, each by two voices; `hearing`: sentences; `probes`:
+    sentences a voice, of twelve; `repetition`: loops that are patched; `context`: word pairs.
+    """
+
+    maps: int = 6
+    decoder: int = 6
+    hearing: int = 8
+    probes: int = 5
+    repetition: int = 8
+    context: int = 14
+
+    def __post_init__(self) -> None:
+        least = {"probes": 2, "hearing": 2, "context": 2, "maps": 2, "decoder": 1, "repetition": 1}
+        most = {"probes": 10, "hearing": 10, "context": 14, "maps": 10, "decoder": 10, "repetition": 24}
+        for name, value in asdict(self).items():
+            if isinstance(value, bool) or not least[name] <= value <= most[name]:
+                raise BadInput(f"{name}={value}: the speech study has material for {least[name]} to {most[name]}.")
+
+
+def study_speech(
+    model: Any = "whisper-base",
+    *,
+    parts: Sequence[str] | None = None,
+    sizes: Sizes | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Run the experiments of "Beyond Transcription" on a Whisper, and set what is found beside what the paper says.
+
+    `model` is what `load` takes, or what it gave. `parts` are some of maps, decoder, hearing, probes, repetition and
+    context; by default all. Sentences are read out by flite and espeak-ng. With a `folder` each part is kept there as
+    it comes: what was measured with the same model, seed and size is not measured again.
+
+    Raises:
+        UnknownName: a part that there is not.
+        BadInput: a model that is no Whisper, or that is training; sizes that there is no material for.
+        MissingExtra: flite or espeak-ng, scikit-learn, or what reads sound is not installed.
+
+    >>> study_speech("whisper-tiny.en", folder="runs/speech").report("speech.html")  # doctest: +SKIP
+    """
+    chosen = list(dict.fromkeys(parts if parts is not None else PARTS))
+    for name in chosen:
+        if name not in PARTS:
+            raise UnknownName.of("part of the speech study", name, tuple(PARTS))
+    if not chosen:
+        raise BadInput(f"parts=[]: give one at least of {', '.join(PARTS)}.")
+    sizes, progress = sizes or Sizes(), progress or SilentProgress()
+    need_voices()
+    loaded = model if isinstance(model, Loaded) else load(model)
+    ear, where = Ear.of(loaded), None if folder is None else Path(folder)
+    found: dict[str, Part] = {}
+    progress.start(len(chosen), "parts")
+    try:
+        for name in chosen:
+            count = getattr(sizes, name)
+            settings = {"model": loaded.fingerprint, "seed": seed, "count": count}
+            found[name] = kept(where, name, settings, lambda: PARTS[name][0](ear, count, seed))  # noqa: B023
+            progress.advance(1, name)
+    finally:
+        progress.close()
+    return told(loaded.name, found, here(model=loaded.name, model_hash=loaded.fingerprint, seed=seed, **asdict(sizes)))
+
+
+def told(name: str, parts: Mapping[str, Part], provenance: Mapping[str, Any]) -> Study:
+    """Tell what the parts of a study found."""
+    findings: list[Finding] = []
+    sections: list[Section] = []
+    for part, measured in parts.items():
+        some, section = PARTS[part][1](measured)
+        findings += some
+        sections.append(section)
+    warnings = (
+        "All voices are synthetic (flite, espeak-ng), and the clips few: findings are about this model on them, not "
+        "about people's speech.",
+        "The paper's numbers are for Whisper-large-v3 and Qwen2-Audio, as public notes report them. A smaller model "
+        "may differ, and does where it says “contradicts”.",
+    )
+    chips = (("clips", "synthetic"), ("parts", ", ".join(parts)), ("torch threads", str(torch.get_num_threads())))
+    return Study(TITLE, PAPER, LINK, name, tuple(findings), tuple(sections), warnings, chips, provenance)
