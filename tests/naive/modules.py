@@ -1,7 +1,7 @@
 """Patching one module by hand: one plain hook, and full forwards."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,14 +60,21 @@ def hook(part: nn.Module, side: str, item: int | str | None, act: Act) -> Any:
     return part.register_forward_hook(after, prepend=True)
 
 
-@torch.no_grad()
 def run(module: nn.Module, inputs: Mapping[str, Any], metric: Callable[[Any], Tensor], *hooked: Any) -> Tensor:
     """Return the metric of one forward with inputs of its own; `hooked` is a hook that leaves afterwards."""
-    handle = hook(*hooked) if hooked else None
+    return run_hooked(module, inputs, metric, [hooked] if hooked else [])
+
+
+@torch.no_grad()
+def run_hooked(
+    module: nn.Module, inputs: Mapping[str, Any], metric: Callable[[Any], Tensor], hooks: Sequence[Any]
+) -> Tensor:
+    """Return the metric of one forward with several hooks that leave afterwards."""
+    handles = [hook(*each) for each in hooks]
     try:
         return metric(module(**copy.deepcopy(dict(inputs)))).clone()
     finally:
-        if handle:
+        for handle in handles:
             handle.remove()
 
 
