@@ -158,6 +158,33 @@ def test_routes_are_timed_and_checked(script, tmp_path, capsys):
     assert "× routes" in capsys.readouterr().out
 
 
+def test_any_model_is_timed_and_checked(script, tmp_path, capsys):
+    """Whole forwards with hooks, those that are handed the encoder's outputs, and `patch_any`: the same numbers."""
+    out, timed = tmp_path / "any.json", script("any_model")
+    sizes = ["--tokens", "5", "--frames", "2", "--rows", "3", "--batches", "2", "--repeat", "2"]
+    timed.main(["--shape", "tiny", *sizes, "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    decoder = [(kind.name, way) for kind in timed.KINDS[:3] for way in (timed.WHOLE, timed.HANDED, timed.OURS)]
+    encoder = [("encoder.resid.post", way) for way in (timed.WHOLE, timed.OURS)]
+    assert [(row["kind"], row["way"]) for row in rows] == decoder + encoder
+    assert [row["sites"] for row in rows if row["way"] == timed.OURS] == [2 * 5, 2 * 4, 2 * 5, 2 * 2]
+    assert [row["timed"] for row in rows if row["way"] == timed.HANDED] == [6, 6, 6]
+    assert all(row["error"] < 1e-4 and row["ratio"] and row["cpu_ratio"] and len(row["cpu"]) == 2 for row in rows)
+    assert "runs/s" in capsys.readouterr().out
+
+
+def test_hooks_that_write_elsewhere_get_no_ratio(script, monkeypatch, tmp_path):
+    """The script's exit status says so."""
+    timed = script("any_model")
+    moved = timed.Kind("decoder.mlp.out", "model.decoder.layers.{}.encoder_attn")
+    monkeypatch.setattr(timed, "KINDS", (moved,))
+    out = tmp_path / "any.json"
+    with pytest.raises(SystemExit, match="3"):
+        timed.main(["--shape", "tiny", "--tokens", "5", "--repeat", "1", "--out", str(out)])
+    rows = {row["way"]: row["ratio"] for row in json.loads(out.read_text())["rows"]}
+    assert rows == {timed.WHOLE: None, timed.HANDED: None, timed.OURS: 1.0}
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 def test_a_quick_run_measures_everything(tmp_path):
     """One run on a tiny model: equal numbers in each case, memory, growth, the machine, tables and JSON."""
