@@ -57,6 +57,8 @@ SURFACE = {
     | TASK
     | MACHINE
     | TALK,
+    "study": set(),
+    "study speech": {"[MODEL]", "--parts", "--small", "--seed", "--out"} | MACHINE | TALK,
     "circuit": set(),
     "circuit find": {"MODEL", "--by", "--threshold", "--size", "--metric", "--ablate", "--places", "--steps"}
     | {"--select", "--order", "--absolute", "--sequential", "--held-out", "--score", "--no-score"}

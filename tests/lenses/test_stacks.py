@@ -1,5 +1,7 @@
 """Logit lens of any module's stack: by hand from transformers' own hidden states; readouts are proved."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_what_is_behind_an_examples_own_tokens_is_not_read():
     given = trial("whisper")
     ids = given.clean["decoder_input_ids"]
     lengths = [ids.shape[1] - 1 - (number % 2) for number in range(given.count)]
-    view = logit_lens_any(given, ids, words=words, lengths=lengths)
+    view = logit_lens_any(replace(given, lengths={"decoder": lengths}), ids, words=words)
     for number, many in enumerate(lengths):
         assert np.isfinite(view.kl[number, :, :many]).all()
         assert np.isnan(view.kl[number, :, many:]).all()
@@ -86,7 +88,7 @@ def test_refusals():
     with pytest.raises(UnknownName, match="stack"):
         logit_lens_any(given, ids, words=words, stack="decodr")
     with pytest.raises(BadInput, match="lengths"):
-        logit_lens_any(given, ids, words=words, lengths=[0] * given.count)
+        logit_lens_any(replace(given, lengths={"decoder": [0] * given.count}), ids, words=words)
     with pytest.raises(BadInput, match="give the tokens"):
         logit_lens_any(given, ids, words=words, stack="encoder")
     with pytest.raises(BadInput, match="ids of shape"):

@@ -1,5 +1,6 @@
 """`study`: a paper's experiments run again on the user's model, its claims beside what is found, as a page."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,6 @@ from crosspatch.cli.question import read_list
 from crosspatch.cli.say import Voice
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from crosspatch.studies import Study
 
 study_app = typer.Typer(
@@ -67,15 +66,17 @@ def speech(
         found = study_speech(loaded, parts=chosen, sizes=sizes, seed=seed, folder=folder, progress=voice.progress())
         page = found.report(folder / PAGE)
     voice.document(document(found) | {"folder": folder, "report": page})
-    voice.show(found.title, table(found), *(f"! {text}" for text in found.warnings), f"report → {page}")
+    voice.show(
+        f"{found.title} · {found.model}", *lines(found), *(f"! {text}" for text in found.warnings), f"report → {page}"
+    )
 
 
-def table(found: "Study") -> "Table":
-    """Show each finding with its interval beside the paper's claim."""
-    from crosspatch.draw import rich_table
-
-    rows = [(each.verdict, each.said, f"{each.measured} {each.unit}", each.claim) for each in found.findings]
-    return rich_table(("verdict", "found", "measured [95 %]", "the paper"), rows)
+def lines(found: "Study") -> Iterator[str]:
+    """Yield each finding in three lines: how it stands to the paper, what was measured, what the paper says."""
+    for each in found.findings:
+        yield f"{each.verdict}: {each.said}"
+        yield f"    here       {each.measured} {each.unit}; {each.count} {each.of}"
+        yield f"    the paper  {each.claim}"
 
 
 def document(found: "Study") -> dict[str, Any]:

@@ -48,21 +48,20 @@ def logit_lens_any(
     *,
     words: Callable[[Sequence[int]], Sequence[str]],
     stack: str | None = None,
-    lengths: Sequence[int] | None = None,
     k: int = 5,
     run: str = "clean",
 ) -> LensView:
     """Decode the stream of a trial's stack before its first block and after each one, at every token.
 
-    `ids` are the tokens that the stack reads (None: the last stack of a run), of which each example has `lengths` (the
-    trial's own for that stack, else all); `words` writes token ids as text. The last layer is the module's own
+    `ids` are the tokens that the stack reads (None: the last stack of a run), of which each example has as many
+    as the trial's `lengths` say for that stack; `words` writes token ids as text. The last layer is the module's own
     distribution over the next token, and its likeliest token is the target that the others are compared with. Norm,
     scale and unembedding are found by the names that architectures share, and proved on this run to give the module's
     logits. nostalgebraist 2020; for speech decoders as in Glazer et al. 2025 (arXiv 2508.15882).
 
     Raises:
         UnknownName: another run or stack.
-        BadInput: lengths or ids that do not fit.
+        BadInput: ids that do not fit the trial.
         NotProved: no norm and unembedding gave the module's logits.
         NotFinite: a layer decodes to no number.
 
@@ -71,7 +70,7 @@ def logit_lens_any(
     if run not in ("clean", "corrupt"):
         raise UnknownName.of("run", run, ("clean", "corrupt"))
     own = _stack(trial, stack)
-    real = list(lengths if lengths is not None else trial.lengths.get(own.name, (ids.shape[1],) * trial.count))
+    real = list(trial.lengths.get(own.name, (ids.shape[1],) * trial.count))
     if len(ids) != trial.count or len(real) != trial.count or max(real) > ids.shape[1] or min(real) < 1:
         raise BadInput(f"ids of shape {list(ids.shape)} with lengths {real} do not fit a trial of {trial.count} pairs.")
     streams, logits = _streams(trial, own, run)

@@ -19,7 +19,7 @@ from crosspatch.studies.speech.part import Part
 from crosspatch.studies.study import Finding, Lines, Section, Sound, Table
 
 BEGIN = 3.6  # second at which the word begins in every clip
-WINDOW = 0.8  # seconds of the word, and a little silence
+WINDOW = 1.0  # seconds of the word, and a little silence
 VOICE = "slt"
 
 

@@ -13,7 +13,7 @@ from crosspatch.audio.clips import RATE
 from crosspatch.core.errors import MissingExtra
 
 LOUDNESS = 0.08  # root mean square of every clip, so that no probe can go by how loud a voice is
-Clip = Float32[np.ndarray, " sample"]
+Clip = Float32[np.ndarray, "_"]  # samples; two clips of one call may differ in length
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",

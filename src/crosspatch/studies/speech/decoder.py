@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from crosspatch.core.stats import bootstrap_mean
 from crosspatch.draw import Curve, Panel, shown
@@ -27,8 +28,9 @@ def measure(ear: Ear, sentences: int, seed: int) -> Part:
     rows = [each.tokens[:-1] if each.ended else each.tokens for each in written]
     ids = padded(rows, ear.end)
     inputs = {"encoder_outputs": (states,), "decoder_input_ids": ids, "use_cache": False}
-    trial = Trial(ear.module, inputs, inputs, lambda output: output.logits[:, -1, 0], len(said), name="sentences")
-    view = logit_lens_any(trial, ids, words=ear.words, lengths=[len(row) for row in rows])
+    lengths = {"": [len(row) for row in rows]}  # the decoder is the only stack that runs
+    trial = Trial(ear.module, inputs, inputs, _unused, len(said), name="sentences", lengths=lengths)
+    view = logit_lens_any(trial, ids, words=ear.words)
     first = written[0].prompt - 1  # the position that predicts the first token of the text
     text = np.array([[first <= at < len(row) for at in range(ids.shape[1])] for row in rows])
     settled = np.where(text, view.saturation, -1)
@@ -46,6 +48,10 @@ def measure(ear: Ear, sentences: int, seed: int) -> Part:
         "begin": first,
     }
     return Part(arrays, facts)
+
+
+def _unused(output: Any) -> Tensor:
+    return output.logits[:, -1, 0]
 
 
 def tell(part: Part) -> tuple[list[Finding], Section]:

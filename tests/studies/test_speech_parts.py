@@ -1,0 +1,162 @@
+"""The parts of the speech study: what they count and how they judge, on numbers made by hand; no model is run."""
+
+import numpy as np
+import pytest
+
+from crosspatch.core.errors import BadInput
+from crosspatch.studies import Finding, Sizes
+from crosspatch.studies.speech import context, decoder, hearing, maps, probes, repetition
+from crosspatch.studies.speech.ear import thirds
+from crosspatch.studies.speech.part import Part, kept
+
+END = 9
+
+
+def test_circles_are_told_by_no_end_or_too_many_turns():
+    often = int(1.5 * repetition.TIMES)
+    assert repetition.runs_in_circles([1, 2, 3], END)
+    assert not repetition.runs_in_circles([1, 2, 3, END, -1], END)
+    assert not repetition.runs_in_circles([7] * often + [END], END)
+    assert repetition.runs_in_circles([7] * (often + 1) + [END], END)
+    assert repetition.runs_in_circles([1, *[7, 8] * (often + 1), END], END)
+
+
+def test_words_of_a_loop_are_counted_whatever_they_begin_with():
+    assert repetition._looped("Well, no, no, no, no, n") == ["no"]
+    assert repetition._count(["no", "no", "yes", "no"], ["no"]) == 3
+    assert repetition._count(["see", "you", "see", "you", "see"], ["you", "see"]) == 2
+    assert repetition._count([], ["no"]) == 0
+    assert repetition._count(["no"], []) == 0
+
+
+def test_a_part_is_kept_under_its_settings_and_measured_again_under_others(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return Part({"x": np.arange(3.0)}, {"told": "yes"})
+
+    first = kept(tmp_path, "maps", {"seed": 0}, make)
+    again = kept(tmp_path, "maps", {"seed": 0}, make)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(first["x"], again["x"])
+    assert again.facts == {"told": "yes", "settings": {"seed": 0}}
+    kept(tmp_path, "maps", {"seed": 1}, make)
+    assert len(calls) == 2
+    (tmp_path / "maps" / "arrays.safetensors").write_bytes(b"cut short")
+    kept(tmp_path, "maps", {"seed": 1}, make)
+    assert len(calls) == 3
+    kept(None, "maps", {"seed": 1}, make)
+    assert len(calls) == 4
+
+
+def test_thirds_of_the_blocks():
+    assert thirds(4) == ([1], [4])
+    assert thirds(6) == ([1, 2], [5, 6])
+    assert thirds(32) == (list(range(1, 12)), list(range(22, 33)))
+
+
+def test_a_concept_is_scored_on_what_was_held_out_and_layers_are_compared_row_by_row():
+    told = np.array([[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [2, 1, 1, 1], [2, 1, 1, 2]], float)
+    concept = probes.Concept(told, np.zeros_like(told), np.array([2, 1, 1, 2.0]), np.array([0, 0, 1, 1]))
+    np.testing.assert_allclose(concept.accuracy[0], told.sum(axis=1) / 6)
+    value, low, high = concept.late_over_early()
+    assert value == pytest.approx((told[4] - told[1]).sum() / 6)
+    assert low <= value <= high
+
+
+def verdict_of(shift):
+    """Judge word pairs whose states at the word move the choice by `shift`, give or take a little."""
+    spread = np.linspace(-0.5, 0.5, 8)
+    swaps = np.stack([np.stack([0 * spread, -shift + spread]), np.stack([0 * spread, shift + spread])])
+    congruent = np.stack([2 + spread, -2 + spread])
+    facts = {"words": [["a", "b"]] * 8, "contexts": [["c", "d"]] * 8, "heard": ["x", "y"], "depths": [0, 4]}
+    arrays = {"acoustic": congruent, "congruent": congruent, "swaps": swaps}
+    arrays |= {"mel": np.zeros((2, 80, 40)), "clips": np.zeros((2, 6400))}
+    findings, section = context.tell(Part(arrays, facts))
+    assert findings[0].value == pytest.approx(shift)
+    assert findings[1].value == pytest.approx(4)
+    assert len(section.figures) == 4
+    return findings[0].verdict
+
+
+def test_a_lean_of_the_states_at_the_word_decides_the_claim():
+    assert verdict_of(2.0) == "agrees"
+    assert verdict_of(-2.0) == "contradicts"
+    assert verdict_of(0.0) == "undecided"
+
+
+def loops(left, kept_words):
+    """Make a part of two layers and two heads whose outcomes are given by site."""
+    sites = [f"decoder.{kind}.out[{layer}]@all" for kind in ("cross", "attn", "mlp") for layer in (0, 1)]
+    heads = [f"decoder.cross.head[{layer}, {head}]@all" for layer in (0, 1) for head in (0, 1)]
+    every = [*sites, *heads]
+    one = {"base": ["no no"] * 8, "source": ["You"] * 8, "texts": [["no"] * 8] * len(every)}
+    facts = {"tried": 24, "running": 9, "said": [["no", "slt"]] * 8, "texts": ["no"] * 8, "layers": 2, "heads": 2}
+    facts |= {"noise": {"sites": every, **one}, "fewer": {"sites": sites, **one}}
+    outcomes = np.array([[hit < left.get(site, 0) for hit in range(8)] for site in every])
+    still = np.array([[hit < kept_words.get(site, 0) for hit in range(8)] for site in every])
+    arrays = {"noise/left": outcomes, "noise/kept": still, "fewer/left": outcomes[:6], "fewer/kept": still[:6]}
+    return Part({**arrays, "mel": np.zeros((80, 40)), "clip": np.zeros(6400)}, facts)
+
+
+def test_the_best_parts_are_named_and_the_papers_shares_are_judged():
+    part = loops({"decoder.cross.out[1]@all": 8, "decoder.cross.head[0, 1]@all": 0, "decoder.mlp.out[0]@all": 3}, {})
+    findings, section = repetition.tell(part)
+    assert [each.verdict for each in findings] == ["agrees", "contradicts", "no claim", "no claim"]
+    assert "decoder.cross.out[1]" in findings[0].said
+    assert "decoder.mlp.out[0]" in findings[2].said
+    assert (findings[0].value, findings[2].value, findings[3].value) == (1.0, 3 / 8, 0.0)
+    layers = section.figures[1].panel
+    assert layers.values[1].tolist() == [1.0, 0.0, 0.0]
+    assert section.figures[4].panel.values.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_no_loop_at_all_is_said():
+    facts = {"tried": 24, "running": 0, "said": [], "layers": 2, "heads": 2, "texts": []}
+    findings, section = repetition.tell(Part({"mel": np.zeros((1, 1)), "clip": np.zeros(1)}, facts))
+    assert not findings
+    assert "None of 24 clips" in section.text[0]
+
+
+def test_words_that_are_there_early_agree_with_the_encoder_lens():
+    texts = [["x"] * 5] * 5
+    late = np.array([[1.0] * 5] * 4 + [[0.0] * 5])
+    early = np.array([[1.0] * 5] * 2 + [[0.1] * 5] * 3)
+    none = np.zeros((5, 5), bool)
+    for errors, verdict, layer in ((late, "contradicts", 4.0), (early, "agrees", 2.0)):
+        part = Part({"errors": errors, "circles": none}, {"texts": texts, "said": ["x"] * 5})
+        findings, _ = hearing.tell(part)
+        assert (findings[0].verdict, findings[0].value) == (verdict, layer)
+
+
+def test_where_the_decoder_settles_is_judged_against_its_middle():
+    facts = {"next": [["a", "the", "b", "c"]] * 4, "begin": 1, "texts": ["t"] * 4, "words": [["w"] * 3] * 5}
+    for layer, verdict in ((4, "agrees"), (1, "contradicts")):
+        settled = np.full((4, 4), layer)
+        settled[:, 0] = -1
+        chance = np.full((4, 5), 0.5)
+        part = Part({"settled": settled, "chance": chance, "agrees": chance, "first": np.full((5, 3), 0.5)}, facts)
+        findings, section = decoder.tell(part)
+        assert (findings[0].verdict, findings[0].value) == (verdict, layer)
+        assert section.figures[0].panel.columns == ("0 ·the", "1 ·b", "2 ·c")
+
+
+def test_maps_name_the_best_head():
+    heads = np.zeros((4, 3), np.float32)
+    heads[2] = [0.4, 0.5, 0.6]
+    facts = {"words": ["a", "b"], "positions": 20, "clips": 3, "heads": 2}
+    arrays = {"frames": np.zeros((3, 2)), "tokens": np.zeros((2, 2)), "heads": heads}
+    arrays |= {"pattern": np.zeros((2, 20)), "mel": np.zeros((80, 40)), "clip": np.zeros(6400)}
+    findings, _ = maps.tell(Part(arrays, facts))
+    assert "(1.0)" in findings[0].said
+    assert findings[0].value == pytest.approx(0.5)
+
+
+def test_refusals():
+    with pytest.raises(BadInput, match="probes=1"):
+        Sizes(probes=1)
+    with pytest.raises(BadInput, match="context=15"):
+        Sizes(context=15)
+    with pytest.raises(BadInput, match="verdict"):
+        Finding("a", "b", "maybe", 0.0, 0.0, 0.0, "", 1, "clips")
