@@ -119,27 +119,49 @@ def test_no_loop_at_all_is_said():
     assert "None of 24 clips" in section.text[0]
 
 
-def test_words_that_are_there_early_agree_with_the_encoder_lens():
+def test_the_layer_from_which_on_words_are_heard():
     texts = [["x"] * 5] * 5
     late = np.array([[1.0] * 5] * 4 + [[0.0] * 5])
     early = np.array([[1.0] * 5] * 2 + [[0.1] * 5] * 3)
+    back = np.array([[0.1] * 5, [0.1] * 5, [0.1] * 5, [0.9] * 5, [0.1] * 5])  # heard, lost, and heard again
     none = np.zeros((5, 5), bool)
-    for errors, verdict, layer in ((late, "contradicts", 4.0), (early, "agrees", 2.0)):
+    for errors, layer in ((late, 4.0), (early, 2.0), (back, 4.0)):
         part = Part({"errors": errors, "circles": none}, {"texts": texts, "said": ["x"] * 5})
         findings, _ = hearing.tell(part)
-        assert (findings[0].verdict, findings[0].value) == (verdict, layer)
+        assert findings[0].value == layer
+    circles = none.copy()
+    circles[2, :3] = True
+    findings, _ = hearing.tell(Part({"errors": late, "circles": circles}, {"texts": texts, "said": ["x"] * 5}))
+    assert "layer 2" in findings[1].said
+    assert findings[1].value == pytest.approx(0.6)
 
 
-def test_where_the_decoder_settles_is_judged_against_its_middle():
+def test_where_the_decoder_settles_leaves_the_prompt_out():
     facts = {"next": [["a", "the", "b", "c"]] * 4, "begin": 1, "texts": ["t"] * 4, "words": [["w"] * 3] * 5}
-    for layer, verdict in ((4, "agrees"), (1, "contradicts")):
-        settled = np.full((4, 4), layer)
-        settled[:, 0] = -1
-        chance = np.full((4, 5), 0.5)
-        part = Part({"settled": settled, "chance": chance, "agrees": chance, "first": np.full((5, 3), 0.5)}, facts)
-        findings, section = decoder.tell(part)
-        assert (findings[0].verdict, findings[0].value) == (verdict, layer)
-        assert section.figures[0].panel.columns == ("0 ·the", "1 ·b", "2 ·c")
+    settled = np.array([[-1, 1, 3, 3]] * 4)
+    chance = np.full((4, 5), 0.5)
+    part = Part({"settled": settled, "chance": chance, "agrees": chance, "first": np.full((5, 3), 0.5)}, facts)
+    findings, section = decoder.tell(part)
+    assert findings[0].value == pytest.approx(7 / 3)
+    assert findings[1].value == pytest.approx(-2.0)  # "the" against the others
+    assert section.figures[0].panel.columns == ("0 ·the", "1 ·b", "2 ·c")
+
+
+@pytest.mark.parametrize(
+    ("late", "verdict"), [(0.9, "agrees"), (0.5, "contradicts"), (0.2, "contradicts"), (None, "undecided")]
+)
+def test_probes_judge_whether_late_layers_tell_more(late, verdict):
+    rng = np.random.default_rng(0)
+    groups, times = np.repeat(np.arange(10), 4), np.ones(40)
+    told = np.zeros((5, 40))
+    told[1] = np.arange(40) % 2  # half are told early
+    told[4] = told[1] if late == 0.5 else np.arange(40) < 40 * (late or 0)
+    if late is None:
+        told[1], told[4] = rng.random(40) < 0.5, np.arange(40) % 8 < 4
+    arrays = {"gender/told": told, "gender/control": 0 * told, "gender/times": times, "gender/groups": groups}
+    about = {"classes": 2, "rows": 40, "groups": 10, "chosen": [4], "majority": 0.5, "held_out": "voice"}
+    findings, _ = probes.tell(Part(arrays, {"concepts": {"gender": about}, "layers": 4}))
+    assert findings[0].verdict == verdict
 
 
 def test_maps_name_the_best_head():

@@ -124,7 +124,7 @@ def tell(part: Part) -> tuple[list[Finding], Section]:
     finding = Finding(
         f"One cross-attention head ({layer}.{head}) brings back this much of a transcript's log-probability when the "
         "rest hears white noise.",
-        "Few cross-attention heads carry what the decoder needs of the sound.",
+        "Not reported, as far as we know.",
         "no claim",
         float(heads[best].mean()),
         low,

@@ -24,6 +24,7 @@ from crosspatch.studies.speech.ear import Ear, thirds
 from crosspatch.studies.speech.part import Part
 from crosspatch.studies.study import Finding, Lines, Section, Table
 
+MARGIN = 0.05  # of accuracy: what is told best late must be told so much better there than early
 SPLITS = 5  # draws of held-out groups; their predictions are pooled
 NOISES = (10.0, 0.0)  # signal-to-noise ratios in dB
 # What the paper says, as two sets of public notes report it: Whisper-large-v3, 32 encoder layers.
@@ -188,13 +189,13 @@ def tell(part: Part) -> tuple[list[Finding], Section]:
 def _finding(name: str, concept: Concept, about: Mapping[str, object]) -> Finding:
     value, low, high = concept.late_over_early()
     mean = concept.accuracy[0]
-    verdict = "agrees" if low > 0 else "contradicts" if high < 0 else "undecided"
-    how = "better than" if low > 0 else "worse than" if high < 0 else "about as well as"
+    verdict = "agrees" if low > 0 and value >= MARGIN else "contradicts" if high < MARGIN else "undecided"
+    how = "better than" if low > 0 else "worse than" if high < 0 else "no better than" if high < MARGIN else "like"
     best, first = float(mean.max()), int(mean.argmax())
     return Finding(
         f"Late encoder layers tell {name} {how} early ones; accuracy reaches {best:.2f} at layer {first} of "
         f"{len(mean) - 1}.",
-        CLAIMS.get(name, "The paper did not probe this, as far as we know."),
+        CLAIMS.get(name, "Not probed, as far as we know."),
         verdict if name in ("gender", "noise") else "no claim",
         value,
         low,

@@ -111,6 +111,7 @@ def told(name: str, parts: Mapping[str, Part], provenance: Mapping[str, Any]) ->
         some, section = PARTS[part][1](measured)
         findings += some
         sections.append(section)
+    findings.sort(key=lambda finding: finding.verdict == "no claim")  # what can be checked comes first
     warnings = (
         "All voices are synthetic (flite, espeak-ng), and the clips few: findings are about this model on them, not "
         "about people's speech.",
