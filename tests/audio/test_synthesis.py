@@ -70,3 +70,24 @@ def test_a_program_that_fails_says_why(monkeypatch):
     monkeypatch.setattr(module, "_SECONDS", 0.05)
     with pytest.raises(BadInput, match="sleep did not come to an end"):
         module._run("sleep", "5")
+
+
+def fundamental(clip):
+    """Return the median over loud stretches of 40 ms of the rate at which they are most like themselves, in Hz."""
+    rates = []
+    for first in range(0, len(clip) - 640, 320):
+        part = clip[first : first + 640] - clip[first : first + 640].mean()
+        if np.mean(part**2) > 1e-3:
+            alike = np.correlate(part, part, "full")[639:]
+            rates.append(16_000 / (40 + alike[40:230].argmax()))
+    return np.median(rates)
+
+
+def test_pitch_moves_the_voice_and_flite_has_none():
+    need("espeak-ng")
+    low, own, high = (say("Hello, world.", voice="en-us", pitch=at) for at in (20, 50, 80))
+    np.testing.assert_array_equal(own, say("Hello, world.", voice="en-us"))
+    assert fundamental(low) < 0.9 * fundamental(high)
+    for voice, pitch in (("slt", 50), ("en-us", 100), ("en-us", -1)):
+        with pytest.raises(BadInput, match="pitch"):
+            say("Hello.", voice=voice, pitch=pitch)
