@@ -317,3 +317,11 @@ def test_values_beyond_the_scale_are_explained():
 
 def test_examples_of_the_builder_are_aligned():
     assert all(len(e.clean_tokens) == len(e.corrupt_tokens) == 15 for e in make_examples(30))
+
+
+def test_positions_that_are_no_tokens_are_not_shown_as_tokens():
+    blank = tuple(ExampleView(("",) * 12, ("",) * 12, "", "", {}) for _ in range(8))
+    html = page_html(small_effects(examples=blank))
+    assert "token by token" not in html
+    assert "∅" not in html.split("<script")[0]
+    assert "token by token" in page_html(small_effects())

@@ -90,7 +90,9 @@ def _text(value: Any) -> str:
 
 
 def pairs(effects: Effects) -> list[PairView]:
-    """Align the first pairs token by token."""
+    """Align the first pairs token by token; none of a trial whose positions are no tokens."""
+    if not any(token for example in effects.examples for token in (*example.clean_tokens, *example.corrupt_tokens)):
+        return []
     clean, corrupt = runs(effects)
     views = []
     for place, example in enumerate(effects.examples[:MOST_PAIRS]):
