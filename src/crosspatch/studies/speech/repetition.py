@@ -147,19 +147,17 @@ def tell(part: Part) -> tuple[list[Finding], Section]:
             claim,
             left[best],
         ),
-        _share(f"Of single cross-attention heads, {_name(sites[head])} ends most loops.", alone, left[head]),
+        _share(f"Of single cross-attention heads, {_name(sites[head])} ends most loops.", alone, left[head], 0.781),
         _share(
             f"Of self-attention and feed-forward layers, {_name(sites[beside])} ends most.",
             unsaid,
             left[beside],
-            plain=True,
         ),
         _share(
             f"Where {_name(sites[first])} ends a loop, this many are cured: the word is still written, about as often "
             "as it was said; the others fall silent or say something else.",
             unsaid,
             kept[first],
-            plain=True,
         ),
     ]
     text = (
@@ -195,10 +193,14 @@ def _name(site: str) -> str:
     return site.removesuffix("@all")
 
 
-def _share(said: str, claim: str, hits: Bool[np.ndarray, " clip"], *, plain: bool = False) -> Finding:
+def _share(said: str, claim: str, hits: Bool[np.ndarray, " clip"], claimed: float | None = None) -> Finding:
+    """Hold a share against a claimed one: outside of the interval, or in one that is narrow enough to say so."""
     value, low, high = share_interval(int(hits.sum()), len(hits))
-    verdict = "agrees" if low > 0.5 else "contradicts" if high < 0.5 else "undecided"
-    return Finding(said, claim, "no claim" if plain else verdict, value, low, high, "of loops", len(hits), "clips")
+    verdict = "no claim"
+    if claimed is not None:
+        inside = low <= claimed <= high
+        verdict = "undecided" if inside and low < claimed / 2 else "agrees" if inside else "contradicts"
+    return Finding(said, claim, verdict, value, low, high, "of loops", len(hits), "clips")
 
 
 def _layers_map(title: str, values: Bool[np.ndarray, "site clip"], sites: Sequence[str], facts: Any) -> Heat:
