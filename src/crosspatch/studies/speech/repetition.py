@@ -146,10 +146,11 @@ def tell(part: Part) -> tuple[list[Finding], Section]:
             f"Of cross-attention layers, {_name(sites[best])} patched from white noise ends most loops.",
             claim,
             left[best],
+            0.76,
         ),
         _share(f"Of single cross-attention heads, {_name(sites[head])} ends most loops.", alone, left[head], 0.781),
         _share(
-            f"Of self-attention and feed-forward layers, {_name(sites[beside])} ends most.",
+            f"Of self-attention and feed-forward layers, {_name(sites[beside])} ends most loops.",
             unsaid,
             left[beside],
         ),
