@@ -1,11 +1,13 @@
 """The parts of the speech study: what they count and how they judge, on numbers made by hand; no model is run."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from crosspatch.core.errors import BadInput
-from crosspatch.studies import Finding, Sizes
-from crosspatch.studies.speech import context, decoder, hearing, maps, probes, repetition
+from crosspatch.core.errors import BadInput, MissingExtra
+from crosspatch.studies import Finding, Sizes, study_speech
+from crosspatch.studies.speech import context, corpus, decoder, hearing, maps, probes, repetition
 from crosspatch.studies.speech.ear import thirds
 from crosspatch.studies.speech.part import Part, kept
 
@@ -182,3 +184,13 @@ def test_refusals():
         Sizes(context=15)
     with pytest.raises(BadInput, match="verdict"):
         Finding("a", "b", "maybe", 0.0, 0.0, 0.0, "", 1, "clips")
+
+
+def test_what_is_not_installed_is_told_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(corpus, "voices", lambda: {"slt": "a woman"})
+    with pytest.raises(MissingExtra, match="apt-get install espeak-ng"):
+        study_speech("whisper-tiny.en")
+    monkeypatch.setattr(corpus, "voices", lambda: {"slt": "a woman", "en-us": "a machine"})
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(MissingExtra, match=r"crosspatch\[probes\]"):
+        study_speech("no such model", parts=["probes"])

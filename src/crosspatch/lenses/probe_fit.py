@@ -38,16 +38,23 @@ class Fitter:
         return np.asarray(probe.predict(self.features[places])).astype(np.int64), not unfinished
 
     def _probe(self) -> Any:
-        try:
-            from sklearn.linear_model import LogisticRegression
-            from sklearn.neural_network import MLPClassifier
-            from sklearn.pipeline import make_pipeline
-            from sklearn.preprocessing import StandardScaler
-        except ImportError:
-            raise MissingExtra("probes need scikit-learn: pip install 'crosspatch[probes]'") from None
+        need_scikit_learn()
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.neural_network import MLPClassifier
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         penalty, seed = self.probing.penalty, self.probing.seed
         if self.kind == "linear":
             return make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=MOST_STEPS))
         hidden = (self.probing.hidden,)
         mlp = MLPClassifier(hidden, solver="lbfgs", alpha=penalty, max_iter=MOST_STEPS, random_state=seed)
         return make_pipeline(StandardScaler(), mlp)
+
+
+def need_scikit_learn() -> None:
+    """Raise MissingExtra unless scikit-learn is installed."""
+    try:
+        import sklearn.linear_model  # noqa: F401
+    except ImportError:
+        raise MissingExtra("probes need scikit-learn: pip install 'crosspatch[probes]'") from None

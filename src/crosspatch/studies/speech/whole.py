@@ -11,6 +11,7 @@ import torch
 from crosspatch.core.errors import BadInput, UnknownName
 from crosspatch.core.progress import Progress, SilentProgress
 from crosspatch.core.provenance import here
+from crosspatch.lenses.probe_fit import need_scikit_learn
 from crosspatch.models.load import Loaded, load
 from crosspatch.studies.speech import context, decoder, hearing, maps, probes, repetition
 from crosspatch.studies.speech.corpus import need_voices
@@ -88,6 +89,8 @@ def study_speech(
         raise BadInput(f"parts=[]: give one at least of {', '.join(PARTS)}.")
     sizes, progress = sizes or Sizes(), progress or SilentProgress()
     need_voices()
+    if "probes" in chosen:
+        need_scikit_learn()  # now, and not after minutes of other parts
     loaded = model if isinstance(model, Loaded) else load(model)
     ear, where = Ear.of(loaded), None if folder is None else Path(folder)
     found: dict[str, Part] = {}
