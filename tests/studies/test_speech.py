@@ -13,10 +13,10 @@ from builders_speech import load_whisper, tiny_whisper
 from crosspatch.audio import transcribe
 from crosspatch.audio.clips import RATE
 from crosspatch.cli.app import app
-from crosspatch.core.errors import BadInput, UnknownName
+from crosspatch.core.errors import BadInput, CorruptFile, UnknownName
 from crosspatch.models.load import Loaded
 from crosspatch.modules import Trial
-from crosspatch.studies import study_speech
+from crosspatch.studies import Sizes, load_study, study_speech
 from crosspatch.studies.speech import context, corpus, maps, repetition
 from crosspatch.studies.speech.ear import Ear
 
@@ -126,6 +126,30 @@ def test_one_command_makes_a_page_and_goes_on_where_it_was(tmp_path, monkeypatch
     assert again.exit_code == 0
     assert "the paper" in again.stdout
     assert (tmp_path / "run" / "hearing" / "meta.json").stat().st_mtime_ns == before
+
+
+def test_a_kept_study_is_listed_shown_told_anew_without_a_model_and_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "speech"
+    sizes = Sizes(hearing=2)
+    study = study_speech("whisper-tiny.en", parts=["hearing"], sizes=sizes, folder=folder)
+    assert load_study(folder).findings == study.findings
+    monkeypatch.setattr("crosspatch.models.load.load", None)  # no model may be opened from here on
+    listed = CliRunner().invoke(app, ["runs"]).stdout
+    assert "(study, " in listed
+    assert "2 no claim" in listed
+    shown = CliRunner().invoke(app, ["runs", "show", "runs/speech"]).stdout
+    assert study.findings[0].said in " ".join(shown.split())
+    made = CliRunner().invoke(app, ["report", "runs/speech", "--json"])
+    assert json.loads(made.stdout)["findings"][0]["value"] == study.findings[0].value
+    assert "Encoder lens" in (folder / "report.html").read_text(encoding="utf-8")
+    refused = CliRunner().invoke(app, ["report", "runs/speech", "--format", "csv"])
+    assert refused.exit_code == 2
+    (folder / "hearing" / "meta.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CorruptFile):
+        load_study(folder)
+    assert CliRunner().invoke(app, ["runs", "remove", "runs/speech", "--yes"]).exit_code == 0
+    assert not folder.exists()
 
 
 def test_what_cannot_be_studied_is_refused(ear):

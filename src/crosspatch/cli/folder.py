@@ -259,11 +259,11 @@ def remove_run(folder: Path) -> list[str]:
     if not any((folder / name).exists() for name in (META, ARRAYS, JOURNAL, AUDIT)):
         raise BadInput(f"{folder} is no run folder: it has neither {META} nor {ARRAYS}. See `crosspatch runs`.")
     try:
-        if audit_in(folder):
-            for path in folder.iterdir():  # one run a setting
+        if audit_in(folder) or what_in(folder) == "study":
+            for path in folder.iterdir():  # one run a setting, one result a part
                 if (path / META).exists():
                     remove_run(path)
-            (folder / AUDIT).unlink()
+            (folder / AUDIT).unlink(missing_ok=True)
         for name in (ARRAYS, META, PAGE, SUMMARY, *EXPORTS):
             (folder / name).unlink(missing_ok=True)
         rmtree(folder / JOURNAL, ignore_errors=True)

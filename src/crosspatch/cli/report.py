@@ -12,6 +12,7 @@ from crosspatch.cli import options as given
 from crosspatch.cli.folder import PAGE, audit_in, what_in
 from crosspatch.cli.say import Voice
 from crosspatch.cli.show import ending
+from crosspatch.cli.study import show_study
 from crosspatch.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ def report(
         return
     if what_in(folder) == "circuit":
         _write_circuit(folder, form, out or folder / PAGE, voice)
+        return
+    if what_in(folder) == "study":
+        if form is not Format.html or out == STANDARD_OUTPUT:
+            raise BadInput(f"{folder} holds a study: only its page is written, to a file; --json prints its findings.")
+        show_study(folder, out or folder / PAGE, voice)
         return
     effects = load(folder)
     written = _writer(form)(effects)

@@ -24,6 +24,7 @@ from crosspatch.cli.folder import (
 from crosspatch.cli.say import BAD_INPUT, Voice, error
 from crosspatch.cli.shards import merge, verify
 from crosspatch.cli.show import effects_text, ending
+from crosspatch.cli.study import show_study
 from crosspatch.core.errors import CrosspatchError
 from crosspatch.report.summary import summary_of
 
@@ -72,6 +73,9 @@ def show_run(
     if what_in(folder) == "circuit":
         show_circuit(folder, top=top, report=False, json=json, quiet=quiet)
         return
+    if what_in(folder) == "study":
+        show_study(folder, None, Voice(json, quiet))
+        return
     voice, effects = Voice(json, quiet), load(folder)
     page = folder / PAGE if (folder / PAGE).is_file() else None
     voice.document(summary_of(effects, top=top, more={"folder": folder, "report": page}))
@@ -111,6 +115,8 @@ def _line(folder: Path) -> dict[str, Any]:
             return {"folder": str(folder), "audit": True, **_audit(folder)}
         if not (folder / META).exists():
             return {"folder": str(folder), "complete": False, **_stopped(folder / JOURNAL)}
+        if what_in(folder) == "study":
+            return {"folder": str(folder), "study": True, **_study(folder)}
         summary = read_summary(folder)
     except CrosspatchError as problem:
         return {"folder": str(folder), "damaged": str(problem)}
@@ -125,6 +131,16 @@ def _audit(folder: Path) -> dict[str, Any]:
     settings = sorted(path for path in folder.iterdir() if (path / META).exists())
     first = read_summary(settings[0])
     return {"settings": len(settings), **{name: first.get(name) for name in ("model", "task", "n", "time")}}
+
+
+def _study(folder: Path) -> dict[str, Any]:
+    """Describe a study by what it is of, and how many of its findings stand how to the paper."""
+    from crosspatch.core.store import read_result
+
+    told = read_result(folder)[1]
+    verdicts = [finding["verdict"] for finding in told["findings"]]
+    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
+    return {"title": told["title"], "model": told["model"], "time": told["provenance"]["time"], "verdicts": counts}
 
 
 def _stopped(journal: Path) -> dict[str, Any]:
@@ -154,6 +170,9 @@ def run_text(run: dict[str, Any]) -> str:
     if "audit" in run:
         what = f"{run['model']} · {run['task']}, {run['n']} pairs · {run['settings']} settings"
         return f"{run['folder']}  (audit, {_when(run)})\n  {what}\n"
+    if "study" in run:
+        found = ", ".join(f"{count} {verdict}" for verdict, count in run["verdicts"].items())
+        return f"{run['folder']}  (study, {_when(run)})\n  {run['model']} · {run['title']}\n  {found}\n"
     if "units" in run:
         how = f"{run['done']} of {run['units']} units are done. " if run["units"] else ""
         return f"{run['folder']}  (killed)\n  {how}Continue with: {run['resume'] or 'the command that started it'}\n"

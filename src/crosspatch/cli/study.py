@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -58,6 +58,7 @@ def speech(
     chosen = read_list(parts, "--parts")
     from crosspatch.models.load import load
     from crosspatch.studies import Sizes, study_speech
+    from crosspatch.studies.speech.whole import document
 
     loaded = load(model, device=device, dtype=dtype, say=voice.say)
     folder = out or ROOT / f"study-speech-{plain_name(loaded.name)}"
@@ -66,9 +67,26 @@ def speech(
         found = study_speech(loaded, parts=chosen, sizes=sizes, seed=seed, folder=folder, progress=voice.progress())
         page = found.report(folder / PAGE)
     voice.document(document(found) | {"folder": folder, "report": page})
-    voice.show(
-        f"{found.title} · {found.model}", *lines(found), *(f"! {text}" for text in found.warnings), f"report → {page}"
-    )
+    show(found, voice)
+    voice.show(f"report → {page}")
+
+
+def show_study(folder: Path, page: Path | None, voice: Voice) -> None:
+    """Show a kept study, and write its page if one is asked for."""
+    from crosspatch.studies import load_study
+    from crosspatch.studies.speech.whole import document
+
+    found = load_study(folder)
+    written = None if page is None else found.report(page)
+    voice.document(document(found) | {"folder": folder, "report": written})
+    show(found, voice)
+    if written is not None:
+        voice.show(f"report → {written}")
+
+
+def show(found: "Study", voice: Voice) -> None:
+    """Show a study's findings and warnings."""
+    voice.show(f"{found.title} · {found.model}", *lines(found), *(f"! {text}" for text in found.warnings))
 
 
 def lines(found: "Study") -> Iterator[str]:
@@ -77,11 +95,3 @@ def lines(found: "Study") -> Iterator[str]:
         yield f"{each.verdict}: {each.said}"
         yield f"    here       {each.measured} {each.unit}; {each.count} {each.of}"
         yield f"    the paper  {each.claim}"
-
-
-def document(found: "Study") -> dict[str, Any]:
-    """Describe a study as JSON."""
-    names = ("said", "claim", "verdict", "value", "low", "high", "unit", "count", "of")
-    findings = [{name: getattr(each, name) for name in names} for each in found.findings]
-    about = {name: getattr(found, name) for name in ("title", "paper", "link", "model")}
-    return {**about, "findings": findings, "warnings": list(found.warnings), "provenance": dict(found.provenance)}

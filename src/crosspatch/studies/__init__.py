@@ -4,16 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crosspatch.studies.speech.whole import Sizes, study_speech
+    from crosspatch.studies.speech.whole import Sizes, load_study, study_speech
     from crosspatch.studies.study import Finding, Study
 
 _HOME = {
     "Finding": "study",
     "Sizes": "speech.whole",
     "Study": "study",
+    "load_study": "speech.whole",
     "study_speech": "speech.whole",
 }
-__all__ = ["Finding", "Sizes", "Study", "study_speech"]
+__all__ = ["Finding", "Sizes", "Study", "load_study", "study_speech"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from crosspatch.core.errors import BadInput, UnknownName
+from crosspatch.core.errors import BadInput, CorruptFile, UnknownName
 from crosspatch.core.progress import Progress, SilentProgress
 from crosspatch.core.provenance import here
+from crosspatch.core.store import read_result, write_result
 from crosspatch.lenses.probe_fit import need_scikit_learn
 from crosspatch.models.load import Loaded, load
 from crosspatch.studies.speech import context, decoder, hearing, maps, probes, repetition
@@ -103,7 +104,37 @@ def study_speech(
             progress.advance(1, name)
     finally:
         progress.close()
-    return told(loaded.name, found, here(model=loaded.name, model_hash=loaded.fingerprint, seed=seed, **asdict(sizes)))
+    about = here(model=loaded.name, model_hash=loaded.fingerprint, seed=seed, **asdict(sizes))
+    study = told(loaded.name, found, about)
+    if where is not None:
+        write_result(where, {}, {"what": "study", "study": "speech", "parts": chosen, **document(study)})
+    return study
+
+
+def load_study(folder: str | Path) -> Study:
+    """Read a study that was kept in a folder, and tell it anew; no model is needed.
+
+    Raises:
+        BadInput: there is none, or none that came to its end.
+        CorruptFile: it is damaged.
+    """
+    _, about = read_result(folder)
+    if about.get("what") != "study":
+        raise BadInput(f"{str(folder)!r} holds no study. `crosspatch study speech --out DIR` makes one.")
+    try:
+        parts = {name: Part(*read_result(Path(folder) / name)) for name in about["parts"]}
+        return told(about["model"], parts, about["provenance"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CorruptFile(
+            f"{str(folder)!r} holds no study as this version writes it: {error!r}. Run it again."
+        ) from None
+
+
+def document(study: Study) -> dict[str, Any]:
+    """Describe a study as JSON: its findings beside the paper's claims."""
+    about = {name: getattr(study, name) for name in ("title", "paper", "link", "model")}
+    findings = [asdict(finding) for finding in study.findings]
+    return {**about, "findings": findings, "warnings": list(study.warnings), "provenance": dict(study.provenance)}
 
 
 def told(name: str, parts: Mapping[str, Part], provenance: Mapping[str, Any]) -> Study:
