@@ -16,8 +16,9 @@ from builders_speech import FOX, WORDS, load_whisper
 from crosspatch.audio import load_audio, log_mel, transcribe
 from crosspatch.core.errors import BadInput, MemoryShortage, NotFinite, NotProved, UnknownName
 from crosspatch.models.seq2seq import EncoderDecoder
+from crosspatch.modules import reading, writing_on
 from crosspatch.modules.cells import select
-from crosspatch.modules.writing_on import _everywhere
+from crosspatch.modules.writing_on import MANY, _everywhere
 from crosspatch.sites import Site
 from modules.trials import CASES
 from naive.decoding import Rules, Written, continued
@@ -196,6 +197,79 @@ def test_the_encoder_runs_once_for_each_run_where_the_decoder_is_patched():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sites", ["decoder.cross.head, decoder.mlp.out", "decoder.mlp.out", "decoder.cross.v"])
+def test_the_source_run_reads_each_text_once(name, sites):
+    """Rows of one example that have said the same share a row of the source run; a row that ended has none."""
+    given = trial(name)
+    free = xp.generate_any(given, sites=sites, max_tokens=STEPS, end=())
+    said = xp.generate_any(given, sites=sites, max_tokens=STEPS, end={int(free.base[0, 3]), int(free.base[1, 1])})
+    for result in (free, said):
+        read = [
+            (example, *row[:step])
+            for example, rows in enumerate(result.tokens.swapaxes(0, 1))
+            for step in range(STEPS)
+            for row in {tuple(row) for row in rows[rows[:, step] >= 0][:, : max(step, 1)].tolist()}
+        ]
+        assert result.provenance["settings"]["source_rows"] == len(set(read))
+    assert len(set(read)) < (said.tokens >= 0).sum() < (free.tokens >= 0).sum()
+
+
+def test_keys_of_what_is_heard_are_made_once_where_no_site_changes_them():
+    given, made = trial("whisper", copy.deepcopy(lively("whisper"))), []
+    assert given.stacks
+    given.module.model.decoder.layers[0].encoder_attn.k_proj.register_forward_hook(
+        lambda _, __, output: made.append(len(output))
+    )
+    rows = len(xp.generate_any(given, sites="decoder.mlp.out, decoder.cross.head", max_tokens=STEPS).sites)
+    assert rows >= MANY
+    proofs = 2 + 1 + 1
+    assert sum(made) == proofs + 2 * 2 + 2 * (1 + 1)  # the two runs by themselves; each example's base and source run
+    made.clear()
+    rows = len(xp.generate_any(given, sites="decoder.cross.k", max_tokens=STEPS).sites)
+    assert sum(made) == proofs + 2 * 2 + 2 * (rows + 1)
+
+
+WAYS = ("decoder.mlp.out", "decoder.cross.head", "decoder.cross.k", "encoder.mlp.out", "decoder.attn.out")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_way_to_keep_rows_says_the_same(name, monkeypatch):
+    """Rows that share what was heard, rows that copy it, rows that make it themselves, a cache of an unknown kind."""
+    given, sites = trial(name), ", ".join(WAYS)
+    plain = xp.generate_any(given, sites=sites, max_tokens=STEPS)
+    eager = copy.deepcopy(lively(name))
+    eager.set_attn_implementation("eager")
+    shared = EncoderDecoder.of(given.module).shares_rows, EncoderDecoder.of(eager).shares_rows
+    assert shared == (True, False)
+    ways = [xp.generate_any(trial(name, eager), sites=sites, max_tokens=STEPS)]
+    monkeypatch.setattr(writing_on, "MANY", 1000)
+    ways.append(xp.generate_any(given, sites=sites, max_tokens=STEPS))
+    monkeypatch.setattr(reading, "only_heard", lambda past: 1 / 0)
+    ways.append(xp.generate_any(given, sites=sites, max_tokens=STEPS))
+    for place in (reading, writing_on):
+        monkeypatch.setattr(place, "of_rows", lambda past: False)
+    ways.append(xp.generate_any(given, sites=sites, max_tokens=STEPS))
+    for way in ways:
+        np.testing.assert_array_equal(way.tokens, plain.tokens)
+    assert ways[-1].provenance["settings"]["source_rows"] > plain.provenance["settings"]["source_rows"]
+
+
+def test_what_a_site_may_change_is_not_shared(monkeypatch):
+    """A module whose decoder comes into the keys of what was heard."""
+    given, seen = trial("whisper", copy.deepcopy(lively("whisper"))), []
+    second = given.module.model.decoder.layers[1]
+    second.register_forward_pre_hook(lambda _, args: seen.append(args[0].mean((1, 2))))
+    second.encoder_attn.k_proj.register_forward_hook(
+        lambda _, __, output: output + torch.linspace(-9, 9, output.shape[1])[:, None] * seen[-1][:, None, None]
+    )
+    found, behind = [], writing_on.behind_heard
+    monkeypatch.setattr(writing_on, "behind_heard", lambda *given: found.append(behind(*given)) or found[-1])
+    xp.generate_any(given, sites="decoder.mlp.out[1], decoder.mlp.out[0]", max_tokens=2)
+    xp.generate_any(given, sites="decoder.mlp.out[1]", max_tokens=2)
+    assert [len(each) for each in found] == [0, 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_identities(name):
     """What the encoder gives is the source run; so is the last stream; a run patched from itself is itself."""
     given = trial(name)
@@ -251,7 +325,7 @@ def test_short_memory_halves_a_forward(monkeypatch):
     room = [3]
 
     def small(self, heard, inputs, *ids_and_past):
-        if len(ids_and_past[0]) > room[0]:
+        if len(ids_and_past[0]) > room[0] and ids_and_past[1] is not None:  # behind the proof
             raise torch.OutOfMemoryError("no room")
         return step(self, heard, inputs, *ids_and_past)
 
@@ -259,7 +333,7 @@ def test_short_memory_halves_a_forward(monkeypatch):
     said = xp.generate_any(given, sites="decoder.cross.out, encoder.mlp.out", max_tokens=STEPS)
     np.testing.assert_array_equal(said.tokens, plain.tokens)
     assert said.provenance["settings"]["halvings"] > plain.provenance["settings"]["halvings"] == 0
-    room[0] = 1
+    room[0] = 0
     alone = replace(given, clean=one(given.clean, 0), corrupt=one(given.corrupt, 0), count=1)
     with pytest.raises(MemoryShortage, match="not even one row"):
         xp.generate_any(alone, sites="decoder.cross.out", max_tokens=STEPS)

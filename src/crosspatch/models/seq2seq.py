@@ -109,6 +109,11 @@ class EncoderDecoder:
             raise BadInput(f"{type(self.module).__name__} gives {lacks}: give the class with a language-model head.")
         return logits[:, -1].float(), kept
 
+    @property
+    def shares_rows(self) -> bool:
+        """Whether attention reads rows that lie in one memory where they lie; the eager one copies them each time."""
+        return getattr(getattr(self.module, "config", None), "_attn_implementation", None) == "sdpa"
+
     def ends(self) -> frozenset[int]:
         """Return the tokens after which nothing is said: those of the generation config, else of the config."""
         return stated_ends(self._settings, getattr(self.module, "config", None))

@@ -26,6 +26,7 @@ class Counts:
     proofs: int = 0
     runs: int = 0
     rows: int = 0
+    beside: int = 0  # rows of the source run, one for each step, where it reads along
     halvings: int = 0
     plain: list[str] = field(default_factory=list)  # where nothing could be reused
 

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,19 @@ from crosspatch.core.provenance import here
 from crosspatch.engine.attempt import Attempt
 from crosspatch.models.decoding import most_tokens
 from crosspatch.models.fingerprint import fingerprint
+from crosspatch.models.kept import of_rows
 from crosspatch.models.seq2seq import EncoderDecoder
 from crosspatch.modules.cells import Cell, cells_of, place_of, select
 from crosspatch.modules.decoded import NOTHING, Decoded
+from crosspatch.modules.reading import NEAR, Beside, Reading, behind_heard
 from crosspatch.modules.sweeping import Counts, viewed, writer
 from crosspatch.modules.trial import Trial
 from crosspatch.replay import Spot, writing
-from crosspatch.replay.values import mapped, tensors
+from crosspatch.replay.values import mapped
 from crosspatch.sites import Address, Group, Site, members_of
 from crosspatch.sites.site import TOGETHER
 
-NEAR = 1e-3  # share of the largest logit by which the prompt's logits may miss the module's own
+MANY = 8  # patched rows an example from which on those of an example have a forward of their own
 
 
 def generate_any(
@@ -52,8 +55,11 @@ def generate_any(
     A site of the encoder, with any position, is written when the encoder runs. Without a position, all are meant.
 
     The likeliest token is taken that `suppress_tokens` and `begin_suppress_tokens` of the module's generation config
-    allow. A row ends with one of the tokens `end` (by default those of that config), or after `max_tokens`. Up to
-    `rows` rows share a forward, a patched one and the source run beside it being two; fewer if memory is short.
+    allow. A row ends with one of the tokens `end` (by default those of that config), or after `max_tokens`.
+
+    The source run reads a text once for all patched rows beside it that have said the same. Patched rows of an example
+    share the keys and values of what was heard, where no site can change them. Up to `rows` rows share a forward, or
+    half as many if each, and the source run beside it, holds keys and values of its own; fewer if memory is short.
 
     Raises:
         UnknownName, BadInput: a site, position or direction that cannot be used; a module or inputs of another kind.
@@ -73,8 +79,8 @@ def generate_any(
     runs = ("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt")
     writer_on = _WritingOn(trial, module, runs, (max_tokens, rows, ends), Counts())
     tokens = np.full((len(chosen), trial.count, max_tokens), NOTHING)
-    base, source = writer_on.prepared({spot for cell in cells for spot in cell.spots if module.is_encoder(spot.path)})
-    for alike in _alike(module, cells):
+    base, source = writer_on.prepared({spot for cell in cells for spot in cell.spots})
+    for alike in writer_on.alike(cells):
         for cell, said in zip(alike, writer_on.patched(alike), strict=True):
             tokens[cell.site, cell.example] = said
     count = writer_on.count
@@ -87,6 +93,7 @@ def generate_any(
         "n": trial.count,
         "runs": count.runs,
         "rows": count.rows,
+        "source_rows": count.beside,
         "halvings": count.halvings,
         "seconds": time.perf_counter() - began,
     }
@@ -165,14 +172,6 @@ def _refuse_padding(trial: Trial, member: Site) -> None:
         raise BadInput(f"lengths of {stack!r} are {sorted(real)}: continue prompts of one length, without padding.")
 
 
-def _alike(module: EncoderDecoder, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Yield cells that write in the encoder only, in the decoder only, in both."""
-    found: dict[frozenset[bool], list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(frozenset(module.is_encoder(spot.path) for spot in cell.spots), []).append(cell)
-    yield from found.values()
-
-
 class _WritingOn:
     """Two runs of a trial that are continued, the first of them patched from the second."""
 
@@ -190,6 +189,8 @@ class _WritingOn:
         self.ends = torch.tensor(sorted(ends), dtype=torch.long)
         self.heard: dict[str, Any] = {}
         self.values: dict[Spot, Float[Tensor, "example position column"]] = {}
+        self.takes_rows = False  # whether rows of the cache can be taken
+        self.behind: frozenset[Spot] = frozenset()  # the decoder's spots at which rows may share what was heard
 
     def prepared(self, spots: Collection[Spot]) -> tuple[Int[np.ndarray, "example step"], ...]:
         """Run the encoder on both runs, note what the source run has at spots in it; continue both, unpatched.
@@ -202,27 +203,37 @@ class _WritingOn:
             self.values[spot] = viewed(self.trial, value, spot).clone()
             return value
 
+        written = {spot for spot in spots if self.module.is_encoder(spot.path)}
         for run in (self.base, self.source):
-            acts = {spot: _bound(noting, spot) for spot in spots} if run == self.source else {}
+            acts = {spot: partial(noting, spot) for spot in written} if run == self.source else {}
             with writing(self.trial.outline, acts) as reached:
                 self.heard[run] = self.module.heard(self.trial.inputs(run))
             _refuse_missed(acts, reached)
         self._prove()
+        if self.takes_rows and written != set(spots):
+            self.behind = behind_heard(self._reading("clean", [0]), set(spots) - written)
         plain = [Cell(0, example, ()) for example in range(self.trial.count)]
-        return tuple(np.stack(self._all(plain, run, 1)) for run in (self.base, self.source))
+        return tuple(np.stack(self._all(plain, run)) for run in (self.base, self.source))
+
+    def alike(self, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+        """Yield cells that write in the encoder only, in the decoder only, in both, each example's side by side."""
+        found: dict[tuple[frozenset[bool], bool], list[Cell]] = {}
+        for cell in sorted(cells, key=lambda cell: cell.example):
+            halves = frozenset(self.module.is_encoder(spot.path) for spot in cell.spots)
+            found.setdefault((halves, self.behind.issuperset(cell.spots)), []).append(cell)
+        yield from found.values()
 
     def patched(self, cells: Sequence[Cell]) -> list[Int[np.ndarray, " step"]]:
         """Continue rows that write alike; return what each says."""
-        beside = 1 + any(not self.module.is_encoder(spot.path) for spot in cells[0].spots)
-        return self._all(cells, self.base, beside)
+        return self._all(cells, self.base)
 
     def _prove(self) -> None:
         """Check that an encoder run by itself leads to the logits that the module's own forward has at the prompt."""
         examples = list(range(min(self.trial.count, self.rows)))
         own = getattr(self.trial.outline.result, "logits", None)
-        heard, given, prompt = self._side("clean", examples)
-        with torch.no_grad():
-            logits, _ = self.module.step(heard, given, prompt, None)
+        reading = self._reading("clean", examples)
+        logits = reading.read(reading.prompt)
+        self.takes_rows = of_rows(reading.past)
         expected = own[examples, -1].float() if isinstance(own, Tensor) else logits
         if logits.isnan().any():
             raise NotFinite("a logit at the prompt is NaN: the module's forward overflows, or its weights hold NaN.")
@@ -233,16 +244,21 @@ class _WritingOn:
                 "a forward of its own: it does more between the two halves than can be taken up."
             )
 
-    def _all(self, cells: Sequence[Cell], run: str, beside: int) -> list[Int[np.ndarray, " step"]]:
-        each = max(1, self.rows // beside)
-        parts = [cells[first : first + each] for first in range(0, len(cells), each)]
-        return [row for part in parts for row in self._tried(part, run, beside)]
+    def _all(self, cells: Sequence[Cell], run: str) -> list[Int[np.ndarray, " step"]]:
+        spots = self._spots(cells)
+        apart = bool(spots) and self.behind.issuperset(cells[0].spots) and _have_many(cells)
+        each = self.rows if apart or not spots else max(1, self.rows // 2)
+        return [row for part in _parts(cells, each, apart=apart) for row in self._tried(part, run)]
 
-    def _tried(self, cells: Sequence[Cell], run: str, beside: int) -> list[Int[np.ndarray, " step"]]:
+    def _spots(self, cells: Sequence[Cell]) -> set[Spot]:
+        """Return where cells write in the decoder."""
+        return {spot for cell in cells for spot in cell.spots if not self.module.is_encoder(spot.path)}
+
+    def _tried(self, cells: Sequence[Cell], run: str) -> list[Int[np.ndarray, " step"]]:
         """Continue some rows, half of them at a time if memory is short."""
         attempt = Attempt()
         with attempt:
-            said = self._continued(cells, run, beside)
+            said = self._continued(cells, run)
             self.count.runs += 1
             self.count.rows += len(cells)
             return list(said.numpy())
@@ -250,37 +266,74 @@ class _WritingOn:
             raise MemoryShortage("not even one row fits in memory: give fewer examples, or shorter inputs.")
         self.count.halvings += 1
         half = len(cells) // 2
-        return [row for part in (cells[:half], cells[half:]) for row in self._tried(part, run, beside)]
+        return [row for part in (cells[:half], cells[half:]) for row in self._tried(part, run)]
 
-    def _continued(self, cells: Sequence[Cell], run: str, beside: int) -> Int[Tensor, "row step"]:
-        """Continue rows together; where the decoder is written (`beside` 2), the source run reads along."""
-        many, examples = len(cells), [cell.example for cell in cells]
-        heard, given, prompt = self._side(run, examples, cells)
-        if beside == 2:
-            other = self._side(self.source, examples)
-            heard, given, prompt = (self._joined(*each) for each in zip((heard, given, prompt), other, strict=True))
-        spots = {spot for cell in cells for spot in cell.spots if not self.module.is_encoder(spot.path)}
-        writes = {
-            spot: writer(self.trial, cells, spot, rows=2 * many, source=lambda value, row: value[many + row])
-            for spot in spots
-        }
-        said = torch.full((many, self.max_tokens), NOTHING)
-        ended, past, fresh = torch.zeros(many, dtype=torch.bool), None, prompt
+    def _continued(self, cells: Sequence[Cell], run: str) -> Int[Tensor, "row step"]:
+        """Continue rows together; where the decoder is written, the source run reads along."""
+        said = torch.full((len(cells), self.max_tokens), NOTHING)
+        rows, beside, live = self._patched_rows(cells, run), self._beside(cells), list(range(len(cells)))
+        ended, fresh = torch.zeros(len(cells), dtype=torch.bool), rows.prompt
         for step in range(self.max_tokens):
-            with (
-                writing(self.trial.outline, writes) if writes else nullcontext(set[Spot]()) as reached,
-                torch.no_grad(),
-            ):
-                logits, past = self.module.step(heard, given, fresh, past)
-            if step == 0:
-                _refuse_missed(writes, reached)
-            chosen = self._likeliest(logits[:many].cpu(), step, ended)
-            said[:, step] = torch.where(ended, NOTHING, chosen)
+            logits = self._read(rows, beside, [cells[row] for row in live], fresh, first=step == 0)
+            chosen = self._likeliest(logits.cpu(), step, ended)
+            said[live, step] = torch.where(ended, NOTHING, chosen)
             ended |= torch.isin(chosen, self.ends)
-            if ended.all():
+            if ended.all() or step + 1 == self.max_tokens:
                 break
-            fresh = chosen.repeat(beside)[:, None].to(prompt.device)
+            kept = [row for row in range(len(live)) if not (self.takes_rows and ended[row])]
+            live, ended, fresh = [live[row] for row in kept], ended[kept], chosen[kept][:, None].to(fresh.device)
+            rows.take(kept)
+            if beside:
+                beside.follow(kept, chosen[kept].tolist())
         return said
+
+    def _read(
+        self,
+        rows: Reading,
+        beside: Beside | None,
+        cells: Sequence[Cell],
+        tokens: Int[Tensor, "row token"],
+        *,
+        first: bool,
+    ) -> Float[Tensor, "row vocab"]:
+        """Let the source run read, then the patched rows; return their logits."""
+        if beside is None:
+            return rows.read(tokens)
+        acts, reached = beside.read()
+        self.count.beside += len(beside.tokens)
+        if first:
+            _refuse_missed(acts, reached)
+        writes = {
+            spot: writer(self.trial, cells, spot, rows=len(cells), source=_source(beside.values, spot, beside.of))
+            for spot in beside.spots
+        }
+        with writing(self.trial.outline, writes) as reached:
+            logits = rows.read(tokens)
+        if first:
+            _refuse_missed(writes, reached)
+        return logits
+
+    def _patched_rows(self, cells: Sequence[Cell], run: str) -> Reading:
+        """Return a row for each cell; where that changes nothing, rows of an example share what was heard."""
+        examples = [cell.example for cell in cells]
+        spots = {spot for cell in cells for spot in cell.spots}
+        own = list(dict.fromkeys(examples))
+        if len(own) == len(cells) or not spots or not self.behind.issuperset(spots):
+            return self._reading(run, examples, cells)
+        rows = self._reading(run, own)
+        rows.hear()
+        rows.take([own.index(example) for example in examples])
+        return rows
+
+    def _beside(self, cells: Sequence[Cell]) -> Beside | None:
+        """Return the source run that is to be read beside cells, if they write in the decoder."""
+        if not (spots := self._spots(cells)):
+            return None
+        examples = [cell.example for cell in cells]
+        if not self.takes_rows:
+            return Beside(self._reading(self.source, examples), spots, range(len(cells)))
+        own = list(dict.fromkeys(examples))
+        return Beside(self._reading(self.source, own), spots, [own.index(example) for example in examples])
 
     def _likeliest(
         self, logits: Float[Tensor, "row vocab"], step: int, ended: Bool[Tensor, " row"]
@@ -291,42 +344,36 @@ class _WritingOn:
             )
         return self.module.allowed(logits, step).argmax(-1)
 
-    def _side(
-        self, run: str, examples: Sequence[int], cells: Sequence[Cell] = ()
-    ) -> tuple[Any, dict[str, Any], Int[Tensor, "row token"]]:
-        """Return what the encoder gave for some examples of a run, what each step is given, and the prompts.
-
-        For cells that write in the encoder, it is run.
-        """
+    def _reading(self, run: str, examples: Sequence[int], cells: Sequence[Cell] = ()) -> Reading:
+        """Return rows of a run for some examples; for cells that write in the encoder, it is run."""
         rows = torch.tensor(examples, dtype=torch.long)
-        inputs = self.trial.outline.taken(self.trial.inputs(run), rows)
         spots = {spot for cell in cells for spot in cell.spots if self.module.is_encoder(spot.path)}
-        if spots:
-            acts = {
-                spot: writer(self.trial, cells, spot, rows=len(cells), source=_source(self.values[spot], examples))
-                for spot in spots
-            }
-            with writing(self.trial.outline, acts):
-                heard = self.module.heard(inputs)
-        else:
+        if not spots:
             heard = mapped(self.heard[run], lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
-        return heard, self.module.for_decoder(inputs), self.module.prompt(inputs)
-
-    def _joined(self, one: Any, other: Any) -> Any:
-        """Put the rows of one nested value behind those of another; what all rows share stays."""
-        if type(one) is dict:
-            shared = self.trial.shared
-            return {name: each if name in shared else self._joined(each, other[name]) for name, each in one.items()}
-        rest = tensors(other)
-        return mapped(one, lambda tensor: torch.cat([tensor, next(rest)]))
-
-
-def _bound(noting: Any, spot: Spot) -> Any:
-    return lambda value: noting(spot, value)
+            return Reading(self.trial, self.module, run, examples, heard)
+        acts = {
+            spot: writer(self.trial, cells, spot, rows=len(cells), source=_source(self.values, spot, examples))
+            for spot in spots
+        }
+        with writing(self.trial.outline, acts):
+            heard = self.module.heard(self.trial.outline.taken(self.trial.inputs(run), rows))
+        return Reading(self.trial, self.module, run, examples, heard)
 
 
-def _source(values: Float[Tensor, "example position column"], examples: Sequence[int]) -> Any:
-    return lambda _, row: values[examples[row]]
+def _have_many(cells: Sequence[Cell]) -> bool:
+    return len(cells) >= MANY * len({cell.example for cell in cells})
+
+
+def _parts(cells: Sequence[Cell], most: int, *, apart: bool) -> Iterator[Sequence[Cell]]:
+    """Cut cells that lie by example into parts of like size, with `apart` each of one example."""
+    groups = [list(group) for _, group in groupby(cells, lambda cell: cell.example)] if apart else [cells]
+    for group in groups:
+        each = -(-len(group) // -(-len(group) // most))
+        yield from (group[first : first + each] for first in range(0, len(group), each))
+
+
+def _source(values: Mapping[Spot, Tensor], spot: Spot, numbers: Sequence[int]) -> Any:
+    return lambda _, row: values[spot][numbers[row]]
 
 
 def _refuse_missed(writes: Mapping[Spot, Any], reached: Collection[Spot]) -> None:
