@@ -49,7 +49,7 @@ class Sizes:
     decoder: int = 6
     hearing: int = 8
     probes: int = 5
-    repetition: int = 8
+    repetition: int = 12
     context: int = 14
 
     def __post_init__(self) -> None:
