@@ -165,3 +165,17 @@ def test_what_cannot_be_studied_is_refused(ear):
             study_speech(Loaded(ear.module, ear.processor, "tiny", ""), parts=["hearing"])
     finally:
         ear.module.eval()
+
+
+def test_without_parts_all_are_meant(tmp_path, monkeypatch):
+    asked = {}
+
+    def study(model, **how):
+        asked.update(how)
+        raise BadInput(f"seen {model.name}")
+
+    monkeypatch.setattr("crosspatch.studies.study_speech", study, raising=False)
+    done = CliRunner().invoke(app, ["study", "speech", "whisper-tiny.en", "--out", str(tmp_path / "run")])
+    assert "seen whisper-tiny.en" in done.stderr
+    assert asked["parts"] is None
+    assert asked["sizes"] == Sizes()

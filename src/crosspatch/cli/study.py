@@ -64,7 +64,9 @@ def speech(
     folder = out or ROOT / f"study-speech-{plain_name(loaded.name)}"
     sizes = Sizes(maps=2, decoder=1, hearing=2, probes=2, repetition=2, context=3) if small else Sizes()
     with writable(folder):
-        found = study_speech(loaded, parts=chosen, sizes=sizes, seed=seed, folder=folder, progress=voice.progress())
+        found = study_speech(
+            loaded, parts=chosen or None, sizes=sizes, seed=seed, folder=folder, progress=voice.progress()
+        )
         page = found.report(folder / PAGE)
     voice.document(document(found) | {"folder": folder, "report": page})
     show(found, voice)
