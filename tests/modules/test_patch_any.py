@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import crosspatch as xp
-from crosspatch.core.errors import BadInput, NotFinite, UnknownName
+from crosspatch.core.errors import BadInput, MemoryShortage, NotFinite, UnknownName
 from crosspatch.sites import Site
 from modules.by_hand import ByHand
 from modules.families import family, measure, page_rows, rows
@@ -235,6 +235,15 @@ def test_short_memory_halves_the_rows(monkeypatch):
 
     effects = xp.patch_any(given, sites="resid.post", rows=6)
     np.testing.assert_allclose(effects.raw, expected, atol=1e-6)
+
+
+def test_short_memory_in_a_proof_is_not_taken_for_a_module_that_cannot_be_reused(monkeypatch):
+    def short(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("crosspatch.modules.sweeping.replay", short)
+    with pytest.raises(MemoryShortage, match="pairs at once do not fit"):
+        xp.patch_any(of_policy(), sites="resid.post")
 
 
 def test_captured_values_are_the_modules_own():

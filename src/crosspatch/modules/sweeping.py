@@ -89,12 +89,20 @@ def _proved(sides: Sides, spots: tuple[Spot, ...], count: Counts) -> bool:
     own: dict[Spot, Callable[[Tensor], Tensor]] = dict.fromkeys(spots, torch.clone)
     for reuse in (True, False):
         count.proofs += 1
+        attempt, failed = Attempt(), None
         try:
-            output = replay(sides.recording, own, rows=rows, reuse=reuse)
-            score = sides.trial.score(output, rows, "base run, run again")
-        except Exception:  # whatever a module does with values it did not make itself
+            with attempt:
+                output = replay(sides.recording, own, rows=rows, reuse=reuse)
+                score = sides.trial.score(output, rows, "base run, run again")
+        except Exception as error:  # whatever a module does with values it did not make itself
+            failed = error
+        if attempt.short:
+            raise MemoryShortage(
+                f"{len(rows)} pairs at once do not fit in memory: give fewer of them, or shorter inputs."
+            )
+        if failed is not None:
             if not reuse:
-                raise
+                raise failed
             continue
         size = float(torch.stack([sides.base.abs(), sides.source.abs()]).max())
         if float((score - sides.base[rows]).abs().max()) <= NEAR * max(size, 1e-6):
