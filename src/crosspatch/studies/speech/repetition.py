@@ -20,7 +20,8 @@ from crosspatch.studies.speech.ear import Ear
 from crosspatch.studies.speech.part import Part
 from crosspatch.studies.study import Finding, Heat, Section, Sound, Table
 
-WORDS = ("no", "stop", "ding", "knock", "yes", "la", "take", "hey", "go", "one", "bye", "tea")
+_SAID = "no stop ding knock yes la take hey go one bye tea up down beep run wow tap hi two"
+WORDS = tuple(_SAID.split())
 VOICES = ("slt", "rms")
 TIMES = 10  # how often a word is said
 TOKENS = 48  # enough for ten words of three tokens, and for half as many again
