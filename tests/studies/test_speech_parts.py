@@ -103,12 +103,15 @@ def loops(left, kept_words):
 
 
 def test_the_best_parts_are_named_and_the_papers_shares_are_judged():
-    part = loops({"decoder.cross.out[1]@all": 8, "decoder.cross.head[0, 1]@all": 0, "decoder.mlp.out[0]@all": 3}, {})
+    part = loops(
+        {"decoder.cross.out[1]@all": 8, "decoder.cross.head[0, 1]@all": 0, "decoder.mlp.out[0]@all": 3},
+        {"decoder.mlp.out[0]@all": 2},
+    )
     findings, section = repetition.tell(part)
-    assert [each.verdict for each in findings] == ["agrees", "contradicts", "no claim", "no claim"]
+    assert [each.verdict for each in findings] == ["agrees", "contradicts", *["no claim"] * 3]
     assert "decoder.cross.out[1]" in findings[0].said
     assert "decoder.mlp.out[0]" in findings[2].said
-    assert (findings[0].value, findings[2].value, findings[3].value) == (1.0, 3 / 8, 0.0)
+    assert [findings[i].value for i in (0, 2, 3, 4)] == [1.0, 3 / 8, 0.0, 2 / 8]
     layers = section.figures[1].panel
     assert layers.values[1].tolist() == [1.0, 0.0, 0.0]
     assert section.figures[4].panel.values.tolist() == [[0.0, 0.0], [0.0, 0.0]]

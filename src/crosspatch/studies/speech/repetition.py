@@ -155,11 +155,14 @@ def tell(part: Part) -> tuple[list[Finding], Section]:
             unsaid,
             left[beside],
         ),
-        _share(
-            f"Where {_name(sites[first])} ends a loop, this many are cured: the word is still written, about as often "
-            "as it was said; the others fall silent or say something else.",
-            unsaid,
-            kept[first],
+        *(
+            _share(
+                f"Patched at {_name(sites[place])}, loops are cured: they end with the word still written, about as "
+                "often as it was said.",
+                unsaid,
+                kept[place],
+            )
+            for place in (best, beside)
         ),
     ]
     text = (
