@@ -14,7 +14,7 @@ from crosspatch.draw import Curve
 from crosspatch.modules import Trial, patch_any
 from crosspatch.sites import Group, Site
 from crosspatch.studies.speech.corpus import Clip, level, read_out
-from crosspatch.studies.speech.ear import FRAME, Ear, padded
+from crosspatch.studies.speech.ear import FRAME, Ear
 from crosspatch.studies.speech.part import Part
 from crosspatch.studies.study import Finding, Lines, Section, Sound, Table
 
@@ -101,9 +101,7 @@ def _trimmed(clip: Clip) -> Clip:
 def _gaps(ear: Ear, states: Tensor, prompts: list[tuple[int, ...]], answers: Tensor) -> Float[np.ndarray, " pair"]:
     """Return logit(first word) − logit(second word) after each prompt."""
     with torch.no_grad():
-        logits = ear.module(
-            encoder_outputs=(states,), decoder_input_ids=padded(prompts, ear.end), use_cache=False
-        ).logits
+        logits = ear.module(encoder_outputs=(states,), decoder_input_ids=ear.ids(prompts), use_cache=False).logits
     return _difference(logits, [len(prompt) for prompt in prompts], answers).cpu().numpy()
 
 
@@ -121,7 +119,7 @@ def _swaps(
     Return what the second run says by itself, and how far the swap at each depth of the encoder moves it.
     """
     answers, depths = what
-    ids, lengths = padded(prompts, ear.end), [len(prompt) for prompt in prompts]
+    ids, lengths = ear.ids(prompts), [len(prompt) for prompt in prompts]
 
     def metric(output: Any, rows: Tensor) -> Tensor:
         return _difference(output.logits, [lengths[row] for row in rows.tolist()], answers[rows])

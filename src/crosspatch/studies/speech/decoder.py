@@ -11,7 +11,7 @@ from crosspatch.draw import Curve, Panel, shown
 from crosspatch.lenses import logit_lens_any
 from crosspatch.modules import Trial
 from crosspatch.studies.speech.corpus import SENTENCES, Said, clip_of
-from crosspatch.studies.speech.ear import Ear, padded
+from crosspatch.studies.speech.ear import Ear
 from crosspatch.studies.speech.part import Part
 from crosspatch.studies.study import Finding, Heat, Lines, Section, Table
 
@@ -26,7 +26,7 @@ def measure(ear: Ear, sentences: int, seed: int) -> Part:
     states = ear.states([clip_of(each, seed=seed) for each in said])
     written = ear.write(states)
     rows = [each.tokens[:-1] if each.ended else each.tokens for each in written]
-    ids = padded(rows, ear.end)
+    ids = ear.ids(rows)
     inputs = {"encoder_outputs": (states,), "decoder_input_ids": ids, "use_cache": False}
     lengths = {"": [len(row) for row in rows]}  # the decoder is the only stack that runs
     trial = Trial(ear.module, inputs, inputs, _unused, len(said), name="sentences", lengths=lengths)

@@ -91,6 +91,11 @@ class Ear:
         """Return each token as text."""
         return [self.processor.tokenizer.decode([token]) for token in tokens]
 
+    def ids(self, rows: Sequence[Sequence[int]]) -> Int[Tensor, "row pos"]:
+        """Return rows of tokens where the module is, filled up to one length with the end of text."""
+        longest = max(map(len, rows))
+        return torch.tensor([[*row, *(self.end,) * (longest - len(row))] for row in rows], device=self.module.device)
+
     def first_token(self, word: str) -> int:
         """Return the first token of a word that stands within a sentence."""
         return int(self.processor.tokenizer(f" {word}", add_special_tokens=False).input_ids[0])
@@ -113,12 +118,6 @@ def _positions(span: tuple[float, float]) -> tuple[int, int]:
     """Return the positions of the encoder that a stretch of seconds covers."""
     first = round(span[0] / FRAME)
     return first, max(first + 1, round(span[1] / FRAME))
-
-
-def padded(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "row pos"]:
-    """Return rows of tokens of one length, filled up at their ends."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *(fill,) * (longest - len(row))] for row in rows])
 
 
 def thirds(layers: int) -> tuple[list[int], list[int]]:

@@ -14,7 +14,7 @@ from crosspatch.engine.effects import Effects
 from crosspatch.modules import Trial, capture_any, patch_any
 from crosspatch.sites import Group, Site
 from crosspatch.studies.speech.corpus import SENTENCES, Said, clip_of, white_noise
-from crosspatch.studies.speech.ear import FRAME, Ear, padded
+from crosspatch.studies.speech.ear import FRAME, Ear
 from crosspatch.studies.speech.part import Part
 from crosspatch.studies.study import Finding, Heat, Pattern, Section, Sound
 
@@ -49,7 +49,7 @@ def _trial(ear: Ear, clips: list[Any], seed: int) -> Trial:
     """Pair clips with white noise as long, and ask for the mean log-probability of what the model writes down."""
     written = ear.write(ear.states(clips))
     rows = [list(each.tokens) for each in written]
-    ids = padded([row[:-1] for row in rows], ear.end)
+    ids = ear.ids([row[:-1] for row in rows])
     first = len(ear.prompt)
 
     def metric(output: Any, numbers: Tensor) -> Float[Tensor, " row"]:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 
 from crosspatch.audio import repeats
@@ -74,7 +73,7 @@ def runs_in_circles(tokens: Sequence[int], end: int) -> bool:
 
 def patched(ear: Ear, base: Sequence[Clip], source: Sequence[Clip], *, heads: bool) -> Decoded:
     """Write down clips with each part of the decoder patched at every step from the run on other clips."""
-    prompt = torch.tensor([ear.prompt] * len(base))
+    prompt = ear.ids([ear.prompt] * len(base))
 
     def inputs(clips: Sequence[Clip]) -> dict[str, Any]:
         return {"input_features": ear.mel(clips).mel, "decoder_input_ids": prompt}
