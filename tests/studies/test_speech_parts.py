@@ -1,15 +1,20 @@
 """The parts of the speech study: what they count and how they judge, on numbers made by hand; no model is run."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from crosspatch.core.errors import BadInput, MissingExtra
+from crosspatch.lenses import Probing
+from crosspatch.lenses.probe_data import read_question
+from crosspatch.lenses.probe_split import split_examples
 from crosspatch.studies import Finding, Sizes, study_speech
 from crosspatch.studies.speech import context, corpus, decoder, hearing, maps, probes, repetition
 from crosspatch.studies.speech.ear import thirds
 from crosspatch.studies.speech.part import Part, kept
+from crosspatch.studies.study import verdict
 
 END = 9
 
@@ -67,7 +72,7 @@ def test_a_concept_is_scored_on_what_was_held_out_and_layers_are_compared_row_by
     assert low <= value <= high
 
 
-def verdict_of(shift):
+def judged(shift):
     """Judge word pairs whose states at the word move the choice by `shift`, give or take a little."""
     spread = np.linspace(-0.5, 0.5, 8)
     swaps = np.stack([np.stack([0 * spread, -shift + spread]), np.stack([0 * spread, shift + spread])])
@@ -83,9 +88,9 @@ def verdict_of(shift):
 
 
 def test_a_lean_of_the_states_at_the_word_decides_the_claim():
-    assert verdict_of(2.0) == "agrees"
-    assert verdict_of(-2.0) == "contradicts"
-    assert verdict_of(0.0) == "undecided"
+    assert judged(2.0) == "agrees"
+    assert judged(-2.0) == "contradicts"
+    assert judged(0.0) == "undecided"
 
 
 def loops(left, kept_words):
@@ -115,6 +120,13 @@ def test_the_best_parts_are_named_and_the_papers_shares_are_judged():
     layers = section.figures[1].panel
     assert layers.values[1].tolist() == [1.0, 0.0, 0.0]
     assert section.figures[4].panel.values.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_few_examples_decide_nothing():
+    assert verdict(5, agrees=True, contradicts=False) == "undecided"
+    assert verdict(6, agrees=True, contradicts=False) == "agrees"
+    assert verdict(6, agrees=False, contradicts=True) == "contradicts"
+    assert verdict(60, agrees=False, contradicts=False) == "undecided"
 
 
 def test_no_loop_at_all_is_said():
@@ -187,6 +199,19 @@ def test_refusals():
         Sizes(context=15)
     with pytest.raises(BadInput, match="verdict"):
         Finding("a", "b", "maybe", 0.0, 0.0, 0.0, "", 1, "clips")
+
+
+@pytest.mark.parametrize("each", [2, 5, 10])
+def test_every_question_can_be_split_whatever_the_seed(each):
+    plain, pitched, spoken = corpus.by_voices(each), corpus.by_pitch(), corpus.by_language()
+    said = [*plain, *(replace(one, noise=0.0) for one in plain), *pitched, *spoken]
+    questions = probes._questions(said, len(plain), len(pitched))
+    assert ("speaker" in questions) == (each >= 5)
+    for asked in questions.values():
+        examples = read_question(list(asked.labels), list(asked.groups), None).examples
+        for seed in range(10):
+            kept, _ = split_examples(examples, Probing().held_out, seed=seed)
+            split_examples(examples.take(kept), Probing().validation, seed=seed)
 
 
 def test_what_is_not_installed_is_told_before_anything_is_measured(monkeypatch):

@@ -25,7 +25,7 @@ PartsOption = Annotated[
     str | None,
     typer.Option("--parts", metavar="NAMES", help="Some of maps,decoder,hearing,probes,repetition,context.  [all]"),
 ]
-Small = Annotated[bool, typer.Option("--small", help="A fifth of the clips: to see whether it runs.")]
+Small = Annotated[bool, typer.Option("--small", help="Few clips of each part: to see whether it runs.")]
 StudyOut = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Folder.  [default: runs/study-speech-MODEL]", show_default=False),

@@ -15,6 +15,16 @@ from crosspatch.draw import Curve, Panel, with_interval
 VERDICTS = ("agrees", "contradicts", "undecided", "no claim")
 
 
+FEWEST = 6  # examples below which an interval is too rough to hold a claim against
+
+
+def verdict(count: int, *, agrees: bool, contradicts: bool) -> str:
+    """Judge a claim by what its interval allows; from too few examples nothing follows."""
+    if count < FEWEST or agrees == contradicts:
+        return "undecided"
+    return "agrees" if agrees else "contradicts"
+
+
 @dataclass(frozen=True)
 class Finding:
     """One measured sentence: what was found here with its interval, what the paper says, and how the two stand.

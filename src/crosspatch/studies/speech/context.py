@@ -16,7 +16,7 @@ from crosspatch.sites import Group, Site
 from crosspatch.studies.speech.corpus import Clip, level, read_out
 from crosspatch.studies.speech.ear import FRAME, Ear
 from crosspatch.studies.speech.part import Part
-from crosspatch.studies.study import Finding, Lines, Section, Sound, Table
+from crosspatch.studies.study import Finding, Lines, Section, Sound, Table, verdict
 
 BEGIN = 3.6  # second at which the word begins in every clip
 WINDOW = 1.0  # seconds of the word, and a little silence
@@ -152,7 +152,7 @@ def tell(part: Part) -> tuple[list[Finding], Section]:
             else "carry no lean to the fitting word that can be told from zero."
         ),
         "The encoder encodes context, not only acoustics: semantic bias lies deep in acoustic representations.",
-        "agrees" if low > 0 else "contradicts" if high < 0 else "undecided",
+        verdict(len(last), agrees=low > 0, contradicts=high < 0),
         float(last.mean()),
         low,
         high,

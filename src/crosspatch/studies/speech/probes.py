@@ -22,9 +22,10 @@ from crosspatch.studies.speech.corpus import (
 )
 from crosspatch.studies.speech.ear import Ear, thirds
 from crosspatch.studies.speech.part import Part
-from crosspatch.studies.study import Finding, Lines, Section, Table
+from crosspatch.studies.study import Finding, Lines, Section, Table, verdict
 
 MARGIN = 0.05  # of accuracy: what is told best late must be told so much better there than early
+FOR_SPEAKERS = 5  # sentences a voice without which speakers cannot be told fairly
 SPLITS = 5  # draws of held-out groups; their predictions are pooled
 NOISES = (10.0, 0.0)  # signal-to-noise ratios in dB
 # What the paper says, as two sets of public notes report it: Whisper-large-v3, 32 encoder layers.
@@ -74,8 +75,11 @@ def _questions(said: Sequence[Said], plain: int, pitched: int) -> dict[str, Aske
     high = range(2 * plain, 2 * plain + pitched)
     spoken = range(2 * plain + pitched, len(said))
     sentence = [s.sentence for s in said]
+    speaker = Asked(first, [said[i].voice for i in first], [sentence[i] for i in first], "sentence")
+    # With fewer sentences a voice, some voice has none left to be learnt from, or none held out.
+    alone = {"speaker": speaker} if plain >= FOR_SPEAKERS * len((*WOMEN, *MEN)) else {}
     return {
-        "speaker": Asked(first, [said[i].voice for i in first], [sentence[i] for i in first], "sentence"),
+        **alone,
         "gender": Asked(
             first,
             ["woman" if said[i].voice in WOMEN else "man" for i in first],
@@ -189,18 +193,19 @@ def tell(part: Part) -> tuple[list[Finding], Section]:
 def _finding(name: str, concept: Concept, about: Mapping[str, object]) -> Finding:
     value, low, high = concept.late_over_early()
     mean = concept.accuracy[0]
-    verdict = "agrees" if low > 0 and value >= MARGIN else "contradicts" if high < MARGIN else "undecided"
+    groups = int(about["groups"])  # pyright: ignore[reportArgumentType]
+    judged = verdict(groups, agrees=low > 0 and value >= MARGIN, contradicts=high < MARGIN)
     how = "better than" if low > 0 else "worse than" if high < 0 else "no better than" if high < MARGIN else "like"
     best, first = float(mean.max()), int(mean.argmax())
     return Finding(
         f"Late encoder layers tell {name} {how} early ones; accuracy reaches {best:.2f} at layer {first} of "
         f"{len(mean) - 1}.",
         CLAIMS.get(name, "Not probed, as far as we know."),
-        verdict if name in ("gender", "noise") else "no claim",
+        judged if name in ("gender", "noise") else "no claim",
         value,
         low,
         high,
         "accuracy, last minus first third",
-        int(about["groups"]),  # pyright: ignore[reportArgumentType]
+        groups,
         f"{about['held_out']}s",
     )

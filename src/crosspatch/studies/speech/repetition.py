@@ -17,7 +17,7 @@ from crosspatch.modules.decoded import Decoded
 from crosspatch.studies.speech.corpus import RATE, Clip, level, read_out, white_noise
 from crosspatch.studies.speech.ear import Ear
 from crosspatch.studies.speech.part import Part
-from crosspatch.studies.study import Finding, Heat, Section, Sound, Table
+from crosspatch.studies.study import Finding, Heat, Section, Sound, Table, verdict
 
 _SAID = "no stop ding knock yes la take hey go one bye tea up down beep run wow tap hi two"
 WORDS = tuple(_SAID.split())
@@ -200,11 +200,11 @@ def _name(site: str) -> str:
 def _share(said: str, claim: str, hits: Bool[np.ndarray, " clip"], claimed: float | None = None) -> Finding:
     """Hold a share against a claimed one: outside of the interval, or in one that is narrow enough to say so."""
     value, low, high = share_interval(int(hits.sum()), len(hits))
-    verdict = "no claim"
+    how = "no claim"
     if claimed is not None:
         inside = low <= claimed <= high
-        verdict = "undecided" if inside and low < claimed / 2 else "agrees" if inside else "contradicts"
-    return Finding(said, claim, verdict, value, low, high, "of loops", len(hits), "clips")
+        how = verdict(len(hits), agrees=inside and low >= claimed / 2, contradicts=not inside)
+    return Finding(said, claim, how, value, low, high, "of loops", len(hits), "clips")
 
 
 def _layers_map(title: str, values: Bool[np.ndarray, "site clip"], sites: Sequence[str], facts: Any) -> Heat:

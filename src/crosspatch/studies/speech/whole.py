@@ -42,7 +42,8 @@ class Sizes:
     """How much each part measures.
 
     `maps`: clips for the sweep of heads; `decoder`: sentences, each by two voices; `hearing`: sentences; `probes`:
-    sentences a voice, of twelve; `repetition`: loops that are patched; `context`: word pairs.
+    sentences a voice, of twelve voices (below five, speakers are left out); `repetition`: loops that are patched;
+    `context`: word pairs.
     """
 
     maps: int = 6
