@@ -41,6 +41,11 @@ def test_neither_user_nor_home_is_told(monkeypatch):
     assert f"/{getuser()}/" not in text
 
 
+def test_a_package_that_was_run_is_told_so_that_the_command_can_be_given_again(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/home/ada/src/crosspatch/__main__.py", "study", "speech"])
+    assert provenance.here()["command"] == "python -m crosspatch study speech"
+
+
 def test_describing_a_run_imports_no_torch():
     """A subprocess, because other tests have imported it here; libraries are named only if imported."""
     code = (

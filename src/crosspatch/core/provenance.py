@@ -46,7 +46,9 @@ def _installed(name: str) -> str | None:
 
 def _command(arguments: list[str]) -> str:
     program, *rest = arguments or [""]
-    return shlex.join([PurePath(program).name or "python", *map(_without_folders, rest)])
+    path = PurePath(program)
+    started = ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name or "python"]
+    return shlex.join([*started, *map(_without_folders, rest)])
 
 
 def _without_folders(text: str) -> str:
