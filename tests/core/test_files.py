@@ -1,5 +1,6 @@
 """Files are whole or absent: hashes, atomic writes, locks, and cached folders under damage, races and kills."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from crosspatch.core import files
 from crosspatch.core.errors import BadInput, CorruptFile, MissingExtra
@@ -134,6 +136,31 @@ DAMAGES = {
     damage_format: ["format 0", "reads 1"],
     damage_shape: ["not whole"],
 }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_and_leaves_nothing(cache, error):
+    def build(folder):
+        (folder / "half").write_bytes(b"x")
+        raise error
+
+    with pytest.raises(BadInput, match=r"no room left.*CROSSPATCH_CACHE"):
+        cached_folder("thing", build)
+    assert [path.name for path in cache.iterdir()] in ([], ["thing.lock"])
+
+
+def test_another_fault_of_the_disk_stays_what_it_is(cache):
+    def build(folder):
+        raise PermissionError(errno.EACCES, "no")
+
+    with pytest.raises(PermissionError):
+        cached_folder("thing", build)
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES.items())

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 from uuid import uuid4
 
+from safetensors import SafetensorError
+
 from crosspatch.core.errors import BadInput, CorruptFile, CrosspatchError
 
 logger = logging.getLogger(__name__)
@@ -220,8 +222,21 @@ def _build(folder: Path, build: Callable[[Path], None], *, source: str, damage: 
         if damage is None:
             raise
         raise CorruptFile(f"{damage} It could not be built again: {error} To start afresh, delete {folder}.") from error
+    except (OSError, SafetensorError) as error:
+        if not _out_of_room(error):
+            raise
+        raise BadInput(
+            f"the cache {folder.parent} has no room left ({error}). Free some, or set CROSSPATCH_CACHE to a folder on "
+            "another disk."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _out_of_room(error: Exception) -> bool:
+    """Whether a disk or a quota is full; safetensors tells by text alone."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
 
 
 def _write_manifest(folder: Path, source: str) -> None:

@@ -20,6 +20,7 @@ from crosspatch.studies.speech.ear import Ear
 from crosspatch.studies.speech.part import Part, kept
 from crosspatch.studies.study import Finding, Section, Study
 
+VERSION = 1  # of what the parts measure; raised when that changes, so that kept parts are measured again
 TITLE = "What a speech model hears, layer by layer"
 PAPER = "Beyond Transcription: Mechanistic Interpretability in ASR (Glazer et al. 2025)"
 LINK = "https://arxiv.org/abs/2508.15882"
@@ -100,7 +101,7 @@ def study_speech(
     try:
         for name in chosen:
             count = getattr(sizes, name)
-            settings = {"model": loaded.fingerprint, "seed": seed, "count": count}
+            settings = {"model": loaded.fingerprint, "seed": seed, "count": count, "version": VERSION}
             found[name] = kept(where, name, settings, lambda: PARTS[name][0](ear, count, seed))  # noqa: B023
             progress.advance(1, name)
     finally:
