@@ -6,9 +6,7 @@ The studies are made before, by `crosspatch study speech whisper-base` and `… 
 import sys
 from pathlib import Path
 
-from crosspatch.core.store import read_result
-from crosspatch.studies.speech.part import Part
-from crosspatch.studies.speech.whole import PARTS, told
+from crosspatch.studies import load_study
 
 PAGE = Path(__file__).with_name("speech-study.md")
 BEGIN, END = "<!-- findings -->\n", "<!-- end of findings -->"
@@ -16,15 +14,10 @@ BEGIN, END = "<!-- findings -->\n", "<!-- end of findings -->"
 
 def lines(folder: Path) -> list[str]:
     """Return the findings of one study as lines of a table."""
-    parts = {name: Part(*read_result(folder / name)) for name in PARTS if (folder / name).is_dir()}
-    name = folder.name.removeprefix("study-speech-")
-    found = told(name, parts, {}).findings
-    head = [f"### {name}", "", "| verdict | found | measured [95 %] | the paper |", "|---|---|---|---|"]
-    return [
-        *head,
-        *(f"| {e.verdict} | {e.said} | {e.measured} {e.unit}; {e.count} {e.of} | {e.claim} |" for e in found),
-        "",
-    ]
+    study = load_study(folder)
+    head = [f"### {study.model}", "", "| verdict | found | measured [95 %] | the paper |", "|---|---|---|---|"]
+    rows = [f"| {e.verdict} | {e.said} | {e.measured} {e.unit}; {e.count} {e.of} | {e.claim} |" for e in study.findings]
+    return [*head, *rows, ""]
 
 
 def main() -> None:

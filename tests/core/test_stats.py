@@ -157,3 +157,22 @@ def test_false_discoveries_stay_under_the_level():
     found = stats.benjamini_hochberg(stats.sign_flip_p(values, draws=500)) < 0.1
     assert found[:200].mean() > 0.95
     assert found[200:].sum() / found.sum() < 0.1
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 2), (1, 2), (5, 12), (12, 12), (76, 100)])
+def test_a_shares_bounds_are_where_its_distance_is_as_many_standard_errors(hits, n):
+    """Wilson 1927: |share − p| = z √(p (1 − p) / n) at both ends, unless an end is 0 or 1."""
+    share, low, high = stats.share_interval(hits, n)
+    assert share == hits / n
+    assert 0 <= low <= share <= high <= 1
+    for p in (low, high):
+        if 0 < p < 1:
+            assert abs(share - p) == pytest.approx(1.959964 * (p * (1 - p) / n) ** 0.5, rel=1e-5)
+    narrow = stats.share_interval(hits, n, level=0.5)
+    assert low <= narrow[1] <= narrow[2] <= high
+
+
+def test_no_case_may_be_any_share():
+    share, low, high = stats.share_interval(0, 0)
+    assert np.isnan(share)
+    assert (low, high) == (0.0, 1.0)

@@ -4,11 +4,11 @@ import re
 from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from browsing import in_browser
 from builders import make_effects
 from crosspatch.core.errors import BadInput
 from crosspatch.engine import Effects
@@ -18,7 +18,6 @@ from crosspatch.report import write_audit
 from crosspatch.report.audit import audit_html, share_svg
 from crosspatch.sites import Group, Site
 
-CHROMIUM = Path("/usr/bin/chromium")
 EVIL = "</script><img src=x onerror=alert(1)>"
 GAUSSIAN = {"by": "gaussian", "at": "S2", "sigma": 3.0, "draws": 10, "seed": 0}
 
@@ -176,28 +175,15 @@ def test_audit_is_written_whole(made, tmp_path):
         write_audit(made, tmp_path)
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not at /usr/bin/chromium")
+@in_browser
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (420, "light")])
-def test_page_stands_in_a_browser(made, tmp_path, width, scheme):
+def test_page_stands_in_a_browser(made, visit, tmp_path, width, scheme):
     """Nothing is refused by the policy, nothing is wider than the window, and the command can be copied."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    options = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    complaints = []
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=options)
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: request.url.startswith("file:") or complaints.append(request.url))
-        page.goto(made.report(tmp_path / "a.html").as_uri())
-        page.wait_for_selector("html[data-ready]", state="attached", timeout=10_000)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (sum(map(int, re.findall(r"\d+", back)[:3])) < 150) == (scheme == "dark")
-        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        page.click("button[data-copy]")
-        page.get_by_text("copied").wait_for()
-        assert page.evaluate("navigator.clipboard.readText()") == "crosspatch audit m --task ioi"
-        browser.close()
-    assert complaints == []
+    page = visit(made.report(tmp_path / "a.html"), width=width, scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", back)[:3])) < 150) == (scheme == "dark")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("button[data-copy]")
+    page.get_by_text("copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "crosspatch audit m --task ioi"

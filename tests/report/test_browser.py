@@ -8,60 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from browsing import MARKS, open_page
 from builders import make_effects, small_effects, with_holes
 from crosspatch.engine.effects import ExampleView
 from crosspatch.sites import Site
 
-CHROMIUM = Path("/usr/bin/chromium")
 EVIL = "</script><img src=x onerror=alert(1)>"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not at /usr/bin/chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    options = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    with api.sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=str(CHROMIUM), args=options)
-        yield instance
-        instance.close()
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return make_effects(heads=4).report(tmp_path_factory.mktemp("page") / "ioi.html")
-
-
-def open_page(browser, path, complaints, *, width=1280, scheme="light"):
-    """Open a page and note what it complains about, asks for or pops up."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True)
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: request.url.startswith(("file:", "blob:")) or complaints.append(request.url))
-    refused = "addEventListener('securitypolicyviolation', (e) => console.error('refused ' + e.violatedDirective))"
-    page.add_init_script(refused)
-    page.goto(Path(path).as_uri())
-    page.wait_for_selector("html[data-ready]", state="attached", timeout=10_000)
-    return page
-
-
-@pytest.fixture
-def visit(browser):
-    """Open pages that are closed at the end of the test, which fails on any complaint."""
-    pages, complaints = [], []
-
-    def go(path, **settings):
-        pages.append(open_page(browser, path, complaints, **settings))
-        return pages[-1]
-
-    yield go
-    for page in pages:
-        page.close()
-    assert complaints == []
 
 
 def spot(page, panel, row, column):

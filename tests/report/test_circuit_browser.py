@@ -2,56 +2,26 @@
 
 import csv
 import io
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from browsing import MARKS
 from builders_pictures import GEMMA, GPT2, PLACED, led_to, make_content
 from crosspatch.circuits.graph import Graph
 from crosspatch.report import write_circuit
 from crosspatch.report.circuit import stops
 
-CHROMIUM = Path("/usr/bin/chromium")
 EVIL = "</script><img src=x onerror=alert(1)>"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not at /usr/bin/chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    options = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    with api.sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=str(CHROMIUM), args=options)
-        yield instance
-        instance.close()
+pytestmark = MARKS
 
 
 @pytest.fixture
-def visit(browser, tmp_path):
-    """Open the page of a content; the test fails on any complaint, request or refusal."""
-    pages, complaints = [], []
-
-    def go(content, *, width=1280, scheme="light"):
-        path = write_circuit(content, tmp_path / f"{len(pages)}.html")
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: request.url.startswith(("file:", "blob:")) or complaints.append(request.url))
-        refused = "addEventListener('securitypolicyviolation', (e) => console.error('refused ' + e.violatedDirective))"
-        page.add_init_script(refused)
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-ready]", state="attached", timeout=10_000)
-        pages.append(page)
-        return page
-
-    yield go
-    for page in pages:
-        page.close()
-    assert complaints == []
+def visit(visit, tmp_path):
+    """Open the page of a content."""
+    names = (tmp_path / f"{number}.html" for number in count())
+    return lambda content, **settings: visit(write_circuit(content, next(names)), **settings)
 
 
 def seen(page, what):

@@ -8,11 +8,12 @@ from base64 import b64decode, b64encode
 from dataclasses import replace
 from hashlib import sha256
 from html import unescape
-from pathlib import Path
+from itertools import count
 
 import numpy as np
 import pytest
 
+from browsing import in_browser
 from builders_pictures import GPT2, make_content
 from crosspatch.core.errors import BadInput
 from crosspatch.draw import Curve, Panel
@@ -20,7 +21,6 @@ from crosspatch.report import circuit_page, study_page, write_study
 from crosspatch.studies import Finding, Study
 from crosspatch.studies.study import VERDICTS, Heat, Lines, Pattern, Section, Sound, Table
 
-CHROMIUM = Path("/usr/bin/chromium")
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 RNG = np.random.default_rng(0)
 FINDING = Finding("Layer 3 hears.", "Layer 2 hears, 92 %.", "contradicts", 0.94, 0.9, 0.97, "of words", 1096, "clips")
@@ -303,45 +303,11 @@ def test_it_is_written_as_one_file(tmp_path):
         write_study(study, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    options = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    with api.sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=str(CHROMIUM), args=options)
-        yield instance
-        instance.close()
-
-
 @pytest.fixture
-def visit(browser, tmp_path):
-    """Open the page of a study; the test fails on any complaint, request or refusal."""
-    pages, complaints = [], []
-
-    def go(study, *, width=1280, scheme="light"):
-        path = write_study(study, tmp_path / f"{len(pages)}.html")
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        own = ("file:", "data:")
-        page.on("request", lambda request: request.url.startswith(own) or complaints.append(request.url))
-        refused = "addEventListener('securitypolicyviolation', (e) => console.error('refused ' + e.violatedDirective))"
-        page.add_init_script(refused)
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-ready]", state="attached", timeout=10_000)
-        pages.append(page)
-        return page
-
-    yield go
-    for page in pages:
-        page.close()
-    assert complaints == []
-
-
-def in_browser(test):
-    there = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not at /usr/bin/chromium")
-    return pytest.mark.browser(there(test))
+def visit(visit, tmp_path):
+    """Open the page of a study."""
+    names = (tmp_path / f"{number}.html" for number in count())
+    return lambda study, **settings: visit(write_study(study, next(names)), **settings)
 
 
 @in_browser

@@ -13,7 +13,7 @@ from crosspatch.lenses.probe_split import split_examples
 from crosspatch.studies import Finding, Sizes, study_speech
 from crosspatch.studies.speech import context, corpus, decoder, hearing, maps, probes, repetition
 from crosspatch.studies.speech.ear import thirds
-from crosspatch.studies.speech.part import Part, kept
+from crosspatch.studies.speech.part import Part, kept, refuse_loss
 from crosspatch.studies.study import verdict
 
 END = 9
@@ -36,7 +36,7 @@ def test_words_of_a_loop_are_counted_whatever_they_begin_with():
     assert repetition._count(["no"], []) == 0
 
 
-def test_a_part_is_kept_under_its_settings_and_measured_again_under_others(tmp_path):
+def test_a_part_is_kept_and_measured_again_only_where_it_is_damaged(tmp_path):
     calls = []
 
     def make():
@@ -48,13 +48,22 @@ def test_a_part_is_kept_under_its_settings_and_measured_again_under_others(tmp_p
     assert len(calls) == 1
     np.testing.assert_array_equal(first["x"], again["x"])
     assert again.facts == {"told": "yes", "settings": {"seed": 0}}
-    kept(tmp_path, "maps", {"seed": 1}, make)
-    assert len(calls) == 2
     (tmp_path / "maps" / "arrays.safetensors").write_bytes(b"cut short")
-    kept(tmp_path, "maps", {"seed": 1}, make)
+    kept(tmp_path, "maps", {"seed": 0}, make)
+    assert len(calls) == 2
+    kept(None, "maps", {"seed": 0}, make)
     assert len(calls) == 3
-    kept(None, "maps", {"seed": 1}, make)
-    assert len(calls) == 4
+
+
+def test_a_part_of_another_question_is_not_replaced_and_one_of_an_older_version_is(tmp_path):
+    part = Part({"x": np.arange(3.0)}, {})
+    kept(tmp_path, "maps", {"seed": 0, "count": 6, "version": 1}, lambda: part)
+    refuse_loss(tmp_path / "maps", {"seed": 0, "count": 6, "version": 2})
+    refuse_loss(tmp_path / "nothing", {"seed": 0})
+    with pytest.raises(BadInput, match=r"count 6, now 2.*another folder"):
+        refuse_loss(tmp_path / "maps", {"seed": 0, "count": 2, "version": 1})
+    newer = Part({"x": np.arange(4.0)}, {})
+    assert len(kept(tmp_path, "maps", {"seed": 0, "count": 6, "version": 2}, lambda: newer)["x"]) == 4
 
 
 def test_thirds_of_the_blocks():

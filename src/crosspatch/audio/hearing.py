@@ -1,6 +1,6 @@
 """Transcripts: what a Whisper writes down for clips, word for word the same each time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +55,8 @@ def transcribe(
     code = _code(module, language, task)
     _check_room(module, code, task, max_tokens)
     mel = log_mel(processor, clips).mel.to(device=module.device, dtype=module.dtype)
-    with quiet(), torch.no_grad():
-        parts = (module.get_encoder()(part).last_hidden_state for part in mel.split(_BATCH))
-        return tuple(said for heard in parts for said in _written(module, processor, heard, code, (task, max_tokens)))
+    heard = (module.get_encoder()(part).last_hidden_state for part in mel.split(_BATCH))
+    return _written(module, processor, heard, code, (task, max_tokens))
 
 
 def write_down(
@@ -78,23 +77,22 @@ def write_down(
         wanted = ["clip", module.config.max_source_positions, module.config.d_model]
         raise BadInput(f"states of shape {list(heard.shape)}: give {wanted}, as the encoder does.")
     _check_room(module, code, "transcribe", max_tokens)
-    with quiet(), torch.no_grad():
-        parts = heard.split(_BATCH)
-        return tuple(
-            said for part in parts for said in _written(module, processor, part, code, ("transcribe", max_tokens))
-        )
+    return _written(module, processor, heard.split(_BATCH), code, ("transcribe", max_tokens))
 
 
 def _written(
-    module: Any, processor: Any, heard: torch.Tensor, code: str | None, how: tuple[str, int]
-) -> Iterator[Transcript]:
-    """Decode some clips together; `how` is the task and the most tokens."""
+    module: Any, processor: Any, heard: Iterable[torch.Tensor], code: str | None, how: tuple[str, int]
+) -> tuple[Transcript, ...]:
+    """Decode clips, those of a part together; `how` is the task and the most tokens."""
     tokenizer, (task, max_tokens) = getattr(processor, "tokenizer", processor), how
-    states = as_heard(heard)
-    spoken = [code] * len(heard) if code else _detect(module, states)
-    texts = _generate(module, states, spoken, task, max_tokens)
-    for own, text in zip(spoken, texts, strict=True):
-        yield _transcript(tokenizer, speech_prompt(module, own, task), text, own, max_tokens)
+    said: list[Transcript] = []
+    with quiet(), torch.no_grad():
+        for states in map(as_heard, heard):
+            spoken = [code] * len(states.last_hidden_state) if code else _detect(module, states)
+            texts = _generate(module, states, spoken, task, max_tokens)
+            for own, text in zip(spoken, texts, strict=True):
+                said.append(_transcript(tokenizer, speech_prompt(module, own, task), text, own, max_tokens))
+    return tuple(said)
 
 
 def _check_room(module: Any, code: str | None, task: str, max_tokens: int) -> None:

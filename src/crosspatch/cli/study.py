@@ -8,7 +8,7 @@ import typer
 
 from crosspatch.cli import options as given
 from crosspatch.cli.folder import PAGE, ROOT, plain_name, writable
-from crosspatch.cli.question import read_list
+from crosspatch.cli.question import question_key, read_list
 from crosspatch.cli.say import Voice
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PartsOption = Annotated[
 Small = Annotated[bool, typer.Option("--small", help="Few clips of each part: to see whether it runs.")]
 StudyOut = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Folder.  [default: runs/study-speech-MODEL]", show_default=False),
+    typer.Option("--out", metavar="DIR", help="Folder.  [default: runs/study-speech-MODEL-HASH]", show_default=False),
 ]
 
 
@@ -61,12 +61,16 @@ def speech(
     from crosspatch.studies.speech.whole import document
 
     loaded = load(model, device=device, dtype=dtype, say=voice.say)
-    folder = out or ROOT / f"study-speech-{plain_name(loaded.name)}"
     sizes = Sizes(maps=2, decoder=1, hearing=2, probes=2, repetition=2, context=3) if small else Sizes()
+    key = question_key(loaded.fingerprint, seed, sizes)
+    folder = out or ROOT / f"study-speech-{plain_name(loaded.name)}-{key}"
+    how = {"sizes": sizes, "seed": seed, "folder": folder, "progress": voice.progress()}
     with writable(folder):
-        found = study_speech(
-            loaded, parts=chosen or None, sizes=sizes, seed=seed, folder=folder, progress=voice.progress()
-        )
+        try:
+            found = study_speech(loaded, parts=chosen or None, **how)
+        except KeyboardInterrupt:
+            voice.say(f"the parts that were finished are kept in {folder}: the same command goes on from there.")
+            raise
         page = found.report(folder / PAGE)
     voice.document(document(found) | {"folder": folder, "report": page})
     show(found, voice)

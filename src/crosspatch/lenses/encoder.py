@@ -57,16 +57,18 @@ def encoder_lens(
     mel = log_mel(processor, clips).mel.to(device=module.device, dtype=module.dtype)
     streams, own = encoder_streams(module, mel)
     last = write_down(module, processor, own, language=language, max_tokens=max_tokens)
-    known = module.generation_config.is_multilingual
+    many = module.generation_config.is_multilingual
+    codes = [said.language if many else None for said in last]
     layers: list[tuple[Transcript, ...]] = []
     for stream in streams[:-1]:
         with torch.no_grad():
             normed = module.get_encoder().layer_norm(stream)
-        each = [
-            write_down(module, processor, one[None], language=said.language if known else None, max_tokens=max_tokens)
-            for one, said in zip(normed, last, strict=True)
-        ]
-        layers.append(tuple(said for (said,) in each))
+        written: dict[int, Transcript] = {}
+        for code in dict.fromkeys(codes):  # clips of one language together
+            own = [clip for clip, each in enumerate(codes) if each == code]
+            said = write_down(module, processor, normed[own], language=code, max_tokens=max_tokens)
+            written |= zip(own, said, strict=True)
+        layers.append(tuple(written[clip] for clip in range(len(codes))))
     return EncoderLens((*layers, last))
 
 

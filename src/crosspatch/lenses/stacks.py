@@ -15,8 +15,8 @@ from crosspatch.lenses.lens_view import LensView
 from crosspatch.lenses.reading import Reader
 from crosspatch.lenses.streams import Streams
 from crosspatch.modules import Stack, Trial
-from crosspatch.modules.views import view
-from crosspatch.replay import Spot, see
+from crosspatch.modules.sweeping import viewed
+from crosspatch.replay import see
 
 _NORMS = ("layer_norm", "final_layer_norm", "layernorm", "norm", "ln_f", "final_norm")
 _CLOSE = 1e-4  # of the largest logit
@@ -142,12 +142,7 @@ def _streams(trial: Trial, stack: Stack, run: str) -> tuple[list[Tensor], Tensor
     logits = getattr(output, "logits", None)
     if logits is None:
         raise NotProved(f"a {type(trial.module).__name__} gives no logits: a logit lens needs them.")
-    return [_seen(trial, place.spot, values[place.spot]) for place in places], logits
-
-
-def _seen(trial: Trial, spot: Spot, value: Tensor) -> Tensor:
-    axis = trial.outline.shape(spot)[1]
-    return view(value, axis=axis, count=trial.count, module=trial.module.get_submodule(spot.path))[0]
+    return [viewed(trial, values[place.spot], place.spot) for place in places], logits
 
 
 def _sheet(streams: Sequence[Tensor], reader: Reader, real: Sequence[int]) -> dict[str, np.ndarray]:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from crosspatch.core.errors import BadInput, UnknownName
 from crosspatch.modules.cells import place_of, select
+from crosspatch.modules.sweeping import viewed
 from crosspatch.modules.trial import Trial
-from crosspatch.modules.views import view
 from crosspatch.replay import see
 from crosspatch.sites import Address, Site, resolve_position
 from crosspatch.sites.site import TOGETHER
@@ -42,9 +42,7 @@ def capture_any(trial: Trial, sites: str | Sequence[Address], *, run: str = "cle
 
 def _taken(trial: Trial, site: Site, value: Tensor) -> Float[Tensor, "example position column"]:
     place = place_of(trial, site)
-    axis = trial.outline.shape(place.spot)[1]
-    whole, _ = view(value, axis=axis, count=trial.count, module=trial.module.get_submodule(place.spot.path))
-    columns = whole[..., place.columns(site.unit)]
+    columns = viewed(trial, value, place.spot)[..., place.columns(site.unit)]
     if site.position in (None, TOGETHER):
         return columns
     length = columns.shape[1]

@@ -89,21 +89,19 @@ def _proved(sides: Sides, spots: tuple[Spot, ...], count: Counts) -> bool:
     own: dict[Spot, Callable[[Tensor], Tensor]] = dict.fromkeys(spots, torch.clone)
     for reuse in (True, False):
         count.proofs += 1
-        attempt, failed = Attempt(), None
+        attempt = Attempt()
         try:
             with attempt:
                 output = replay(sides.recording, own, rows=rows, reuse=reuse)
                 score = sides.trial.score(output, rows, "base run, run again")
-        except Exception as error:  # whatever a module does with values it did not make itself
-            failed = error
+        except Exception:  # whatever a module does with values it did not make itself
+            if not reuse:
+                raise
+            continue
         if attempt.short:
             raise MemoryShortage(
                 f"{len(rows)} pairs at once do not fit in memory: give fewer of them, or shorter inputs."
             )
-        if failed is not None:
-            if not reuse:
-                raise failed
-            continue
         size = float(torch.stack([sides.base.abs(), sides.source.abs()]).max())
         if float((score - sides.base[rows]).abs().max()) <= NEAR * max(size, 1e-6):
             if not reuse:
@@ -139,7 +137,7 @@ def _run(sides: Sides, cells: Sequence[Cell], *, reuse: bool, found: dict[Cell, 
 def _writer(sides: Sides, cells: Sequence[Cell], spot: Spot) -> Write:
     """Return what writes the source run's values at a spot, each row its own positions and columns."""
     taken = viewed(sides.trial, sides.values[spot], spot)
-    return writer(sides.trial, cells, spot, rows=len(cells), source=lambda _, row: taken[cells[row].example])
+    return writer(sides.trial, cells, spot, lambda row: taken[cells[row].example])
 
 
 def viewed(trial: Trial, value: Tensor, spot: Spot) -> Float[Tensor, "example position column"]:
@@ -148,20 +146,18 @@ def viewed(trial: Trial, value: Tensor, spot: Spot) -> Float[Tensor, "example po
     return view(value, axis=axis, count=trial.count, module=module)[0]
 
 
-def writer(
-    trial: Trial, cells: Sequence[Cell], spot: Spot, *, rows: int, source: Callable[[Tensor, int], Tensor]
-) -> Write:
-    """Return what writes at a spot of a run of `rows` rows, of which the first are the cells.
+def writer(trial: Trial, cells: Sequence[Cell], spot: Spot, source: Callable[[int], Tensor]) -> Write:
+    """Return what writes at a spot of a run whose rows are the cells.
 
-    `source(value, row)` gives what the source run has for a row, `[position, column]`; it is shown the run's own value.
+    `source(row)` gives what the source run has for a row, `[position, column]`.
     """
     module = trial.module.get_submodule(spot.path)
     axis = trial.outline.shape(spot)[1]
 
     def write(value: Tensor) -> Tensor:
-        changed, back = view(value, axis=axis, count=rows, module=module)
+        changed, back = view(value, axis=axis, count=len(cells), module=module)
         for row, cell in enumerate(cells):
-            taken = source(changed, row)
+            taken = source(row)
             if changed.shape[1:] != taken.shape:
                 raise BadInput(
                     f"module {spot.path!r} has {list(taken.shape)} positions and columns in the source "

@@ -304,8 +304,7 @@ class _WritingOn:
         if first:
             _refuse_missed(acts, reached)
         writes = {
-            spot: writer(self.trial, cells, spot, rows=len(cells), source=_source(beside.values, spot, beside.of))
-            for spot in beside.spots
+            spot: writer(self.trial, cells, spot, _source(beside.values, spot, beside.of)) for spot in beside.spots
         }
         with writing(self.trial.outline, writes) as reached:
             logits = rows.read(tokens)
@@ -351,10 +350,7 @@ class _WritingOn:
         if not spots:
             heard = mapped(self.heard[run], lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
             return Reading(self.trial, self.module, run, examples, heard)
-        acts = {
-            spot: writer(self.trial, cells, spot, rows=len(cells), source=_source(self.values, spot, examples))
-            for spot in spots
-        }
+        acts = {spot: writer(self.trial, cells, spot, _source(self.values, spot, examples)) for spot in spots}
         with writing(self.trial.outline, acts):
             heard = self.module.heard(self.trial.outline.taken(self.trial.inputs(run), rows))
         return Reading(self.trial, self.module, run, examples, heard)
@@ -373,7 +369,7 @@ def _parts(cells: Sequence[Cell], most: int, *, apart: bool) -> Iterator[Sequenc
 
 
 def _source(values: Mapping[Spot, Tensor], spot: Spot, numbers: Sequence[int]) -> Any:
-    return lambda _, row: values[spot][numbers[row]]
+    return lambda row: values[spot][numbers[row]]
 
 
 def _refuse_missed(writes: Mapping[Spot, Any], reached: Collection[Spot]) -> None:

@@ -55,8 +55,8 @@ def page_script(name: str) -> str:
 @cache
 def template(name: str) -> Any:
     """Load a template of this package; every text that it shows is escaped."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    text = files("crosspatch.report").joinpath(name).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)
+    loader = FunctionLoader(lambda each: files("crosspatch.report").joinpath(each).read_text(encoding="utf-8"))
+    how = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=loader, **how).get_template(name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from crosspatch.audio.clips import RATE
 from crosspatch.core.errors import BadInput
 from crosspatch.core.store import write_whole
 from crosspatch.draw import (
@@ -31,7 +32,6 @@ from crosspatch.report import sections
 from crosspatch.report.frame import clean_text, page_script, page_style, policy, read_asset, template
 from crosspatch.studies.study import VERDICTS, Heat, Lines, Pattern, Sound, Study, Table
 
-RATE = 16_000  # samples a second
 _FRAMES = 100  # of a spectrogram a second
 _FAINTEST = 2.0  # percent of a spectrogram that is left white
 _RAMP = np.linspace(0.0, 1.0, 64)[None]

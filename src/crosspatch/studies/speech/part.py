@@ -35,6 +35,22 @@ def kept(folder: Path | None, name: str, settings: Mapping[str, Any], make: Call
     return made
 
 
+def refuse_loss(where: Path, settings: Mapping[str, Any]) -> None:
+    """Raise BadInput if a kept part was measured under other settings, its version apart: it would be lost."""
+    found = _read(where)
+    before = {} if found is None else found.facts.get("settings", {})
+    other = [
+        f"{name} {before[name]!r}, now {value!r}"
+        for name, value in settings.items()
+        if name in before and before[name] != value and name != "version"
+    ]
+    if other:
+        raise BadInput(
+            f"{where} was measured with other settings ({'; '.join(other)}). Give another folder, or remove it first: "
+            f"crosspatch runs remove {where.parent}"
+        )
+
+
 def _read(where: Path) -> Part | None:
     try:
         return Part(*read_result(where))

@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from crosspatch.audio import repeats
+from crosspatch.audio.clips import RATE
 from crosspatch.audio.hearing import suppressed
 from crosspatch.audio.scoring import words_of
 from crosspatch.core.stats import share_interval
 from crosspatch.draw import Panel
 from crosspatch.modules import Trial, generate_any
 from crosspatch.modules.decoded import Decoded
-from crosspatch.studies.speech.corpus import RATE, Clip, level, read_out, white_noise
+from crosspatch.studies.speech.corpus import Clip, level, read_out, white_noise
 from crosspatch.studies.speech.ear import Ear
 from crosspatch.studies.speech.part import Part
 from crosspatch.studies.study import Finding, Heat, Section, Sound, Table, verdict

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-import torch
 
 from crosspatch.core.errors import BadInput, CorruptFile, UnknownName
 from crosspatch.core.progress import Progress, SilentProgress
@@ -17,7 +16,7 @@ from crosspatch.models.load import Loaded, load
 from crosspatch.studies.speech import context, decoder, hearing, maps, probes, repetition
 from crosspatch.studies.speech.corpus import need_voices
 from crosspatch.studies.speech.ear import Ear
-from crosspatch.studies.speech.part import Part, kept
+from crosspatch.studies.speech.part import Part, kept, refuse_loss
 from crosspatch.studies.study import Finding, Section, Study
 
 VERSION = 1  # of what the parts measure; raised when that changes, so that kept parts are measured again
@@ -75,11 +74,12 @@ def study_speech(
 
     `model` is what `load` takes, or what it gave. `parts` are some of maps, decoder, hearing, probes, repetition and
     context; by default all. Sentences are read out by flite and espeak-ng. With a `folder` each part is kept there as
-    it comes: what was measured with the same model, seed and size is not measured again.
+    it comes: what was measured with the same model, seed and size is not measured again, and nothing else is replaced.
 
     Raises:
         UnknownName: a part that there is not.
-        BadInput: a model that is no Whisper, or that is training; sizes that there is no material for.
+        BadInput: a model that is no Whisper, or that is training; sizes that there is no material for; a folder whose
+            parts were measured with another model, seed or size.
         MissingExtra: flite or espeak-ng, scikit-learn, or what reads sound is not installed.
 
     >>> study_speech("whisper-tiny.en", folder="runs/speech").report("speech.html")  # doctest: +SKIP
@@ -97,12 +97,15 @@ def study_speech(
     loaded = model if isinstance(model, Loaded) else load(model)
     ear, where = Ear.of(loaded), None if folder is None else Path(folder)
     found: dict[str, Part] = {}
+    common = {"model": loaded.fingerprint, "seed": seed, "version": VERSION}
+    settings = {name: {**common, "count": getattr(sizes, name)} for name in chosen}
+    if where is not None:
+        for name, own in settings.items():
+            refuse_loss(where / name, own)
     progress.start(len(chosen), "parts")
     try:
-        for name in chosen:
-            count = getattr(sizes, name)
-            settings = {"model": loaded.fingerprint, "seed": seed, "count": count, "version": VERSION}
-            found[name] = kept(where, name, settings, lambda: PARTS[name][0](ear, count, seed))  # noqa: B023
+        for name, own in settings.items():
+            found[name] = kept(where, name, own, partial(PARTS[name][0], ear, own["count"], seed))
             progress.advance(1, name)
     finally:
         progress.close()
@@ -154,5 +157,5 @@ def told(name: str, parts: Mapping[str, Part], provenance: Mapping[str, Any]) ->
         "The paper's numbers are for Whisper-large-v3 and Qwen2-Audio, as public notes report them. A smaller model "
         "may differ, and does where it says “contradicts”.",
     )
-    chips = (("clips", "synthetic"), ("parts", ", ".join(parts)), ("torch threads", str(torch.get_num_threads())))
+    chips = (("clips", "synthetic"), ("parts", ", ".join(parts)))
     return Study(TITLE, PAPER, LINK, name, tuple(findings), tuple(sections), warnings, chips, provenance)

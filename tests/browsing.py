@@ -1,0 +1,34 @@
+"""Pages in Debian's Chromium without a network: the marks of such tests, and a page that tells what it complains of."""
+
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+OPTIONS = ("--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND")
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not at /usr/bin/chromium"),
+]
+OWN = ("file:", "blob:", "data:")
+REFUSED = "addEventListener('securitypolicyviolation', (e) => console.error('refused ' + e.violatedDirective))"
+
+
+def in_browser(test):
+    """Mark one test of a file whose others need no browser."""
+    for mark in MARKS:
+        test = mark(test)
+    return test
+
+
+def open_page(browser, path, complaints, *, width=1280, scheme="light"):
+    """Open a page and note what it complains about, asks for, is refused or pops up."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True)
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: request.url.startswith(OWN) or complaints.append(request.url))
+    page.add_init_script(REFUSED)
+    page.goto(Path(path).as_uri())
+    page.wait_for_selector("html[data-ready]", state="attached", timeout=10_000)
+    return page
