@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from crosspatch.engine.generating import generate
     from crosspatch.engine.grids import ExampleView, Grid
     from crosspatch.engine.groups import cuts, group, summed, windows
+    from crosspatch.engine.logits import PatchedLogits, patched_logits
     from crosspatch.engine.patching import ablate, patch, patch_metrics, plan_patch
     from crosspatch.engine.paths import Paths, path_patch, split_effects
     from crosspatch.engine.plan import Plan
@@ -30,6 +31,7 @@ _HOME = {
     "Mean": "edits",
     "Noise": "edits",
     "Options": "sweep",
+    "PatchedLogits": "logits",
     "Paths": "paths",
     "Plan": "plan",
     "Project": "edits",
@@ -45,6 +47,7 @@ _HOME = {
     "group": "groups",
     "patch": "patching",
     "patch_metrics": "patching",
+    "patched_logits": "logits",
     "path_patch": "paths",
     "plan_patch": "patching",
     "split_effects": "paths",
@@ -64,6 +67,7 @@ __all__ = [
     "Mean",
     "Noise",
     "Options",
+    "PatchedLogits",
     "Paths",
     "Plan",
     "Project",
@@ -79,6 +83,7 @@ __all__ = [
     "group",
     "patch",
     "patch_metrics",
+    "patched_logits",
     "path_patch",
     "plan_patch",
     "split_effects",
