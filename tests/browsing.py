@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
-OPTIONS = ("--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND")
+OPTIONS = ("--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 MARKS = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not at /usr/bin/chromium"),
@@ -21,14 +21,14 @@ def in_browser(test):
     return test
 
 
-def open_page(browser, path, complaints, *, width=1280, scheme="light"):
-    """Open a page and note what it complains about, asks for, is refused or pops up."""
+def open_page(browser, where, complaints, *, width=1280, scheme="light", own=OWN):
+    """Open a file or an address and note what it complains about, asks of others, is refused or pops up."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True)
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: request.url.startswith(OWN) or complaints.append(request.url))
+    page.on("request", lambda request: request.url.startswith(own) or complaints.append(request.url))
     page.add_init_script(REFUSED)
-    page.goto(Path(path).as_uri())
+    page.goto(where if str(where).startswith("http") else Path(where).as_uri())
     page.wait_for_selector("html[data-ready]", state="attached", timeout=10_000)
     return page

@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 
+from browsing import CHROMIUM, OPTIONS
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
@@ -18,3 +20,13 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and os.environ.get("CROSSPATCH_NO_SKIPS") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and nothing may be skipped here: {report.longrepr}"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start one Chromium a file."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(OPTIONS))
+        yield instance
+        instance.close()

@@ -17,10 +17,12 @@ import crosspatch.lenses
 import crosspatch.models
 import crosspatch.referee
 import crosspatch.report
+import crosspatch.workbench
 
 LAZY = [
     *(crosspatch, crosspatch.circuits, crosspatch.engine, crosspatch.flow, crosspatch.models),
     *(crosspatch.attribution, crosspatch.audio, crosspatch.lenses, crosspatch.referee, crosspatch.report),
+    crosspatch.workbench,
 ]
 
 

@@ -96,6 +96,8 @@ SURFACE = {
     "runs verify": {"DIR", "--again", "--device"} | TALK,
     "runs merge": {"DIR…", "--out"} | TALK,
     "work": {"DIR", "--share", "--device"} | TALK,
+    "workbench": {"MODEL", "--port", "--open", "--no-open", "--out", "--memory", "--device", "--dtype", "--layout"}
+    | {"--quiet"},
     "report": {"DIR", "--format", "--out"} | TALK,
 }
 

@@ -1,17 +1,8 @@
-"""What tests of pages share: one Chromium a file, and pages that fail their test on any complaint."""
+"""What tests of pages share: pages that fail their test on any complaint."""
 
 import pytest
 
-from browsing import CHROMIUM, OPTIONS, open_page
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(OPTIONS))
-        yield instance
-        instance.close()
+from browsing import open_page
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ class EstimateSweep(Sweep):
         """Return the one pack of a chunk: all of its estimates come from the same gradients."""
         if chunk not in self._packs:
             local = Local.of(self.extents, self.targets, self.cuts.chunks[chunk])
-            cells = [cell for *_, cell in self._found(local) if cell is not None]
+            cells = [cell for *_, cell in self.found(local) if cell is not None]
             self._packs = {chunk: [cells] if cells else []}
         return self._packs[chunk]
 

@@ -27,6 +27,7 @@ from crosspatch.cli.sites import sites
 from crosspatch.cli.study import study_app
 from crosspatch.cli.tasks import tasks
 from crosspatch.cli.work import work
+from crosspatch.cli.workbench import workbench
 from crosspatch.core.errors import CrosspatchError
 
 ABOUT = """Find which parts of a neural network cause a behaviour, by exact activation patching.
@@ -37,6 +38,7 @@ crosspatch patch gemma-3-270m --task ioi
 crosspatch patch gemma-3-270m --task ioi --sites attn.head@end
 crosspatch audit gemma-3-270m --task ioi
 crosspatch circuit find gemma-3-270m --task ioi
+crosspatch workbench gemma-3-270m
 crosspatch runs
 """
 EXITS = (
@@ -105,6 +107,7 @@ app.command()(tasks)
 app.command()(doctor)
 app.command()(bench)
 app.command()(work)
+app.command()(workbench)
 app.add_typer(runs_app, name="runs")
 app.add_typer(study_app, name="study")
 app.command()(report)

@@ -10,10 +10,11 @@ import typer
 
 from crosspatch.cli import options as given
 from crosspatch.cli.crew import crew_of, helper_rank, sweep_options
-from crosspatch.cli.folder import JOURNAL, PAGE, ROOT, audit_in, plain_name, writable
+from crosspatch.cli.folder import JOURNAL, PAGE, ROOT, audit_in, writable
 from crosspatch.cli.question import check_words, make_task, open_model, question_key, read_list, read_numbers
 from crosspatch.cli.say import Voice
 from crosspatch.core.errors import BadInput
+from crosspatch.core.names import plain_name
 from crosspatch.core.progress import Progress
 
 if TYPE_CHECKING:

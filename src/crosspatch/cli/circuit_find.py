@@ -11,11 +11,12 @@ from crosspatch.cli import circuit_options as about
 from crosspatch.cli import options as given
 from crosspatch.cli.circuit_folder import Found, Kept, circuit_key, find_folder, keep
 from crosspatch.cli.circuit_text import circuit_text, ending
-from crosspatch.cli.folder import JOURNAL, META, ROOT, plain_name, writable
+from crosspatch.cli.folder import JOURNAL, META, ROOT, writable
 from crosspatch.cli.question import check_words, make_task, open_model, parse_size, read_list
 from crosspatch.cli.running import accuracy_check, resume_command
 from crosspatch.cli.say import CHECK_FAILED, INTERRUPTED, Voice, error
 from crosspatch.core.errors import BadInput
+from crosspatch.core.names import plain_name
 
 if TYPE_CHECKING:
     from crosspatch.circuits import Circuit, Method, Scorecard

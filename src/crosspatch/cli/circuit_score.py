@@ -10,11 +10,12 @@ from crosspatch.cli import circuit_options as about
 from crosspatch.cli import options as given
 from crosspatch.cli.circuit_find import check_metric, tell
 from crosspatch.cli.circuit_folder import CIRCUIT, keep, open_circuit
-from crosspatch.cli.folder import ROOT, plain_name, read_summary, what_in, writable
+from crosspatch.cli.folder import ROOT, read_summary, what_in, writable
 from crosspatch.cli.question import check_words, make_task, open_model, parse_size, question_key, read_list
 from crosspatch.cli.running import accuracy_check
 from crosspatch.cli.say import Voice
 from crosspatch.core.errors import BadInput
+from crosspatch.core.names import plain_name
 
 if TYPE_CHECKING:
     from crosspatch.circuits import Circuit, Regime

@@ -1,7 +1,6 @@
 """Run folders: where a run goes, what may be replaced there, what is listed and what is removed."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from crosspatch.cli.options import DEFAULT_FOLDER
 from crosspatch.cli.say import Voice
 from crosspatch.core.errors import BadInput, CorruptFile
+from crosspatch.core.names import plain_name
 
 if TYPE_CHECKING:
     from crosspatch.cli.question import Question
@@ -43,11 +43,6 @@ class Place:
 def default_folder(question: "Question") -> Path:
     """Name the folder of a question: `runs/ioi-gemma-3-270m-7f3a2c`."""
     return ROOT / f"{plain_name(question.task.name)}-{plain_name(question.model.name)}-{question.key}"
-
-
-def plain_name(name: str) -> str:
-    """Make a task's or a model's name fit for a folder: without parents, blanks and signs."""
-    return re.sub(r"[^\w.-]+", "-", name.rsplit("/", 1)[-1]).strip("-.") or "unnamed"
 
 
 def find_places(question: "Question", *, out: Path | None, resume: Path | None, voice: Voice) -> "list[Place]":

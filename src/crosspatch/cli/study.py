@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosspatch.cli import options as given
-from crosspatch.cli.folder import PAGE, ROOT, plain_name, writable
+from crosspatch.cli.folder import PAGE, ROOT, writable
 from crosspatch.cli.question import question_key, read_list
 from crosspatch.cli.say import Voice
+from crosspatch.core.names import plain_name
 
 if TYPE_CHECKING:
     from crosspatch.studies import Study

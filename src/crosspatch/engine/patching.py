@@ -222,7 +222,7 @@ def effects_of(sweep: Sweep, task: Task, plan: Plan, run: dict[str, Any], *, num
         model=model.name,
         task=task.name,
         layers=model.anatomy.layers,
-        examples=tuple(_view(model, pair, task.corruption) for pair in task.pairs),
+        examples=tuple(view_of(model, pair, task.corruption) for pair in task.pairs),
         warnings=tuple(_warnings(sweep, task)),
         provenance=here(**settings),
     )
@@ -232,7 +232,8 @@ def _over_draws(values: Float32[np.ndarray, "*axes example_draw"], draws: int) -
     return values.reshape(*values.shape[:-1], -1, draws).mean(-1)
 
 
-def _view(model: Model, pair: Pair, corruption: Corruption) -> ExampleView:
+def view_of(model: Model, pair: Pair, corruption: Corruption) -> ExampleView:
+    """Show a pair to a reader: tokens of both runs, answers, names; embeddings that are corrupted as «how»."""
     tokenizer = model.tokenizer
     right, wrong = (" | ".join("".join(token_strings(tokenizer, a)) for a in side) for side in (pair.right, pair.wrong))
     clean, corrupt = (token_strings(tokenizer, prompt) for prompt in (pair.clean, pair.corrupt))

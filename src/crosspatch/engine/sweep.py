@@ -144,7 +144,7 @@ class Sweep:
         if chunk not in self._packs:
             numbers = self.cuts.chunks[chunk]
             local = Local.of(self.extents, self.targets, numbers)
-            cells = [cell for *_, cell in self._found(local) if cell is not None]
+            cells = [cell for *_, cell in self.found(local) if cell is not None]
             packs = packs_of(cells, local.extents, self.model.anatomy, self.cuts.tokens)
             self._packs = {chunk: list(packs)}
         return self._packs[chunk]
@@ -176,7 +176,7 @@ class Sweep:
         anatomy, extents, pairs = self.model.anatomy, self.extents, len(self.pairs)
         units, weights = self.units, read_weights(self.model, self.targets, self.metrics)
         work, rows = sum(unit.work for unit in units), sum(unit.rows for unit in units)
-        found = [(number, cell is None) for _, number, cell in self._found()]
+        found = [(number, cell is None) for _, number, cell in self.found()]
         naive = 2 * sum(extents.lengths) + sum(extents.lengths[pair] for pair, _ in found)
         held, call = max(map(len, self.cuts.chunks)), max(unit.memory for unit in units)
         return Plan(
@@ -237,7 +237,7 @@ class Sweep:
         self.complete = len(done) == len(self.units)
         if not rows:
             return
-        for site, number, cell in self._found():
+        for site, number, cell in self.found():
             if cell is None:
                 self.raw[:, site, number] = 0.0
         values = np.stack([rows[name] for name in self._names])
@@ -278,7 +278,7 @@ class Sweep:
                 before, after = (self._scored(local, scorer, *run) for run in (("base", base), ("source", source)))
             yield Pass(bench, base, written, local, scorer, before, after)
 
-    def _found(self, local: Local | None = None) -> Iterable[tuple[int, int, Cell | None]]:
+    def found(self, local: Local | None = None) -> Iterable[tuple[int, int, Cell | None]]:
         """Return the cells of all pairs, or of a chunk with its own numbers; where they are few, they are made once."""
         every = [*range(len(self.pairs))]
         numbers, extents = (local.numbers, local.extents) if local else (every, self.extents)

@@ -103,14 +103,15 @@ def _mean(values: Any) -> float | None:
 
 def to_json(content: Mapping[str, Any]) -> str:
     """Write a JSON document that any terminal can carry; what is not a finite number becomes null."""
-    return json.dumps(_plain(content), allow_nan=False, ensure_ascii=True, indent=2)
+    return json.dumps(plain(content), allow_nan=False, ensure_ascii=True, indent=2)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Make JSON of a value: numbers that are not finite become null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, PurePath):

@@ -1,0 +1,54 @@
+"""What the browser may ask, as it comes over the wire: checked field by field, nothing unknown let through."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_LETTERS = 20_000  # of a prompt; a workbench is for prompts that a person reads
+Text = Annotated[str, Field(max_length=MOST_LETTERS)]
+Answer = Annotated[str, Field(min_length=1, max_length=400)]
+Name = Annotated[str, Field(min_length=1, max_length=80)]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class AskedPair(_Asked):
+    """Two prompts, and the answers to them exactly as they follow (" Mary"); without answers, the model's own."""
+
+    clean: Text
+    corrupt: Text
+    right: list[Answer] = Field(default_factory=list, max_length=64)
+    wrong: list[Answer] = Field(default_factory=list, max_length=64)
+
+
+class AskedPatch(_Asked):
+    """A selection of sites in one pair: each by itself (a sweep), or all of them together."""
+
+    pair: AskedPair
+    sites: Annotated[str, Field(min_length=1, max_length=MOST_LETTERS)]
+    direction: Literal["denoise", "noise"] = "denoise"
+    metric: Name | None = None
+
+
+class AskedHead(_Asked):
+    """One head's attention in both runs of a pair."""
+
+    pair: AskedPair
+    layer: int = Field(ge=0)
+    head: int = Field(ge=0)
+
+
+class AskedLens(_Asked):
+    """What every layer decodes to at one position of a pair, in both runs."""
+
+    pair: AskedPair
+    position: int = Field(ge=0)
+
+
+class AskedFinding(_Asked):
+    """A finished map or joint patch to keep, by the id that it was answered with."""
+
+    result: Name
+    note: Annotated[str, Field(max_length=2_000)] = ""

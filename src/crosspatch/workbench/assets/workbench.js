@@ -1,0 +1,300 @@
+// The page's life: what is typed becomes a pair, a pair becomes a sweep, a cell becomes a patch, an answer is kept.
+"use strict";
+(() => {
+  const { element, format } = page;
+  const at = (id) => document.getElementById(id);
+  const PAUSE = 450; // milliseconds without a key after which a pair is read
+  const state = { model: null, sheet: null, sweep: null, stream: null, reading: 0, looking: 0, read: "" };
+
+  // ---- the question -----------------------------------------------------------------------------------------------
+
+  const answersOf = (id) => at(id).value.split("|").filter((text) => text.trim());
+
+  function typed() {
+    return { clean: at("clean").value, corrupt: at("corrupt").value, right: answersOf("right"), wrong: answersOf("wrong") };
+  }
+
+  // The pair with answers filled in, as the server read it.
+  const pair = () => ({ ...typed(), right: state.sheet.right, wrong: state.sheet.wrong });
+  const direction = () => document.querySelector("input[name=direction]:checked").value;
+  const kinds = () => [...document.querySelectorAll("#kinds input:checked")].map((box) => box.value);
+  const sites = () => at("sites").value.trim() || kinds().join(", ");
+
+  function asked(chosen) {
+    return { pair: pair(), sites: chosen, direction: direction(), metric: at("metric").value || null };
+  }
+
+  function remember() {
+    const question = { ...typed(), direction: direction(), metric: at("metric").value, kinds: kinds(), sites: at("sites").value };
+    sessionStorage.question = JSON.stringify({ question, sweep: state.sweep });
+  }
+
+  function fill(question) {
+    at("clean").value = question.clean;
+    at("corrupt").value = question.corrupt;
+    at("right").value = question.right.join("|");
+    at("wrong").value = question.wrong.join("|");
+    if (question.direction) document.querySelector(`input[name=direction][value=${CSS.escape(question.direction)}]`).checked = true;
+    if (question.metric !== undefined) at("metric").value = question.metric ?? "";
+    if (question.kinds) document.querySelectorAll("#kinds input").forEach((box) => (box.checked = question.kinds.includes(box.value)));
+    if (question.sites !== undefined) at("sites").value = question.sites;
+  }
+
+  async function read() {
+    const question = typed();
+    if (!question.clean || !question.corrupt) return;
+    const key = JSON.stringify(question);
+    if (key === state.read && state.sheet) return;
+    const number = ++state.reading;
+    const found = await api.attempt(() => api.post("pair", question));
+    if (number !== state.reading) return; // something newer was typed
+    state.read = key;
+    state.sheet = found?.aligned ? found : null;
+    at("sheet").replaceChildren(...(found ? views.sheet(found) : [element("p", "This pair cannot be read; the reason stands at the top.", "soft")]));
+    at("run").disabled = !state.sheet;
+  }
+
+  let timer = null;
+  function later() {
+    at("run").disabled = true;
+    remember();
+    clearTimeout(timer);
+    timer = setTimeout(read, PAUSE);
+  }
+
+  // ---- sweeps ---------------------------------------------------------------------------------------------------------
+
+  async function run(event) {
+    event.preventDefault();
+    clearTimeout(timer);
+    await read();
+    if (!state.sheet) return;
+    if (!sites()) {
+      api.complain("Tick at least one kind of site, or type a selection.");
+      return;
+    }
+    const made = await api.attempt(() => api.post("sweeps", asked(sites())));
+    if (made) follow(made);
+  }
+
+  function follow(made) {
+    state.stream?.close();
+    state.sweep = made.sweep;
+    state.said = null;
+    remember();
+    maps.show(made, { onCell: look, onSelect: select });
+    const total = made.sites.length;
+    at("finding").textContent = "";
+    at("cautions").replaceChildren(...made.undrawn.map((kind) => element("li", `${kind}: too many sites for a map.`)));
+    at("low").textContent = made.ends[0];
+    at("high").textContent = made.ends[1];
+    ["legend", "how", "progress"].forEach((id) => at(id).classList.remove("gone"));
+    at("keep-map").classList.add("gone");
+    at("cancel").disabled = false;
+    at("progress").value = 0;
+    tell(made.ahead ? `waiting: ${made.ahead} before this` : `${total.toLocaleString("en")} sites`);
+    listen(new EventSource(`api/sweeps/${made.sweep}/events`), total);
+  }
+
+  function tell(text) {
+    at("status").textContent = text;
+  }
+
+  function listen(stream, total) {
+    state.stream = stream;
+    const on = (name, act) =>
+      stream.addEventListener(name, (event) => {
+        if (state.stream !== stream) return;
+        act(JSON.parse(event.data));
+      });
+    on("begun", (found) => maps.begin(found));
+    on("cells", (found) => {
+      maps.add(found);
+      at("progress").value = found.done / total;
+      tell(`${found.done.toLocaleString("en")} of ${total.toLocaleString("en")} sites`);
+    });
+    on("done", (found) => {
+      maps.end(found);
+      finish(`${total.toLocaleString("en")} sites in ${format(found.seconds, 2)} s · colours to ± ${format(found.limit, 2)}`);
+      at("finding").textContent = found.finding;
+      at("cautions").append(...found.cautions.map((text) => element("li", text)));
+      at("keep-map").classList.remove("gone");
+      at("keep-map").dataset.result = found.result;
+    });
+    on("cancelled", (found) => finish(`cancelled: ${found.done.toLocaleString("en")} of ${found.of.toLocaleString("en")} sites are there`));
+    on("failed", (found) => {
+      finish("failed");
+      api.complain(found.error);
+    });
+    stream.onerror = () => {
+      if (state.stream === stream && stream.readyState === EventSource.CLOSED) finish("the connection was lost");
+    };
+  }
+
+  function finish(text) {
+    state.stream.close();
+    at("cancel").disabled = true;
+    at("progress").classList.add("gone");
+    tell(text);
+  }
+
+  // ---- inside a cell -----------------------------------------------------------------------------------------------------
+
+  async function look({ site, row, kind }) {
+    const number = ++state.looking;
+    at("attention").replaceChildren();
+    at("lens").replaceChildren();
+    await patch(site, number);
+    const found = /^([\w.]+)(?:\[(\d+)(?:, (\d+|all))?\])?(?:@(-?\w+))?$/.exec(site);
+    if (!found || number !== state.looking) return;
+    const [, , layer, head, place] = found;
+    const length = state.sheet.tokens.length;
+    const position = place === undefined || place === "all" || place === "end" ? length - 1 : Number(place);
+    if (head !== undefined && head !== "all" && /^attn\.(q|head|pattern)$/.test(kind)) {
+      const seen = await api.attempt(() => api.post("attention", { pair: pair(), layer: Number(layer), head: Number(head) }));
+      if (seen && number === state.looking) at("attention").replaceChildren(...views.attention(seen));
+    }
+    if (Number.isInteger(position) && position >= 0) {
+      const decoded = await api.attempt(() => api.post("lens", { pair: pair(), position }));
+      const upper = layer === undefined ? 0 : row + (/^(resid\.pre|embed|attn\.in)$/.test(kind) ? 0 : 1);
+      if (decoded && number === state.looking) at("lens").replaceChildren(...views.lens(decoded, upper));
+    }
+  }
+
+  async function patch(chosen, number) {
+    const found = await api.attempt(() => api.post("patch", asked(chosen)));
+    if (!found || number !== state.looking) return;
+    const tools = element("p", "", "row");
+    const note = element("input", "", "note");
+    note.placeholder = "a note, if you like";
+    note.setAttribute("aria-label", "note");
+    const keep = element("button", "Keep this patch");
+    keep.addEventListener("click", () => store(found.result, note));
+    tools.append(note, keep);
+    at("inside").replaceChildren(...views.patched(found), tools);
+  }
+
+  function select(chosen) {
+    state.chosen = chosen;
+    at("joint").classList.toggle("gone", chosen.length === 0);
+    at("chosen").textContent = `${chosen.length} site${chosen.length === 1 ? "" : "s"} selected`;
+  }
+
+  async function together() {
+    const number = ++state.looking;
+    at("attention").replaceChildren();
+    at("lens").replaceChildren();
+    await patch(state.chosen.join(", "), number);
+    at("cell").scrollIntoView({ block: "nearest" });
+  }
+
+  // ---- keeping ------------------------------------------------------------------------------------------------------------
+
+  async function store(result, note) {
+    const kept = await api.attempt(() => api.post("findings", { result, note: note.value }));
+    if (!kept) return;
+    note.value = "";
+    await api.attempt(() => findings.refresh(again));
+  }
+
+  async function again(kept) {
+    fill({ ...kept.asked.pair, direction: kept.asked.direction, metric: kept.asked.metric, sites: kept.joint ? "" : kept.asked.sites });
+    state.read = "";
+    await read();
+    if (!state.sheet) return;
+    if (kept.joint) patch(kept.asked.sites, ++state.looking);
+    else at("question").requestSubmit();
+  }
+
+  // The colours of the scale, from the style sheet's own levels.
+  function ramp() {
+    const svg = page.shape("svg", { width: 205, height: 12, viewBox: "0 0 205 12" });
+    for (let level = -20; level <= 20; level++) {
+      const name = (level < 0 ? "n" : "p") + Math.abs(level);
+      svg.append(page.shape("path", { class: name, d: `M${(level + 20) * 5} 0h5v12h-5z` }));
+    }
+    at("ramp").replaceChildren(svg);
+  }
+
+  // ---- start --------------------------------------------------------------------------------------------------------------
+
+  function chips() {
+    const { family, layers, heads, device, dtype } = state.model;
+    const shown = [["family", family], ["layers", layers], ["heads", heads], ["device", device], ["dtype", dtype]];
+    at("chips").replaceChildren(
+      ...shown.map(([name, value]) => {
+        const made = element("li");
+        made.append(element("span", `${name} `), String(value));
+        return made;
+      })
+    );
+  }
+
+  function choices() {
+    at("metric").append(new Option("the pair's own", ""));
+    state.model.metrics.forEach(({ name, note }) => {
+      const made = new Option(name, name);
+      made.title = note;
+      at("metric").append(made);
+    });
+    state.model.kinds.forEach(({ kind, unit, refused }) => {
+      if (unit === "neuron") return; // thousands a layer: chosen by a selection
+      const label = element("label", "", "choice");
+      const box = element("input");
+      box.type = "checkbox";
+      box.value = kind;
+      box.checked = kind === "resid.post";
+      box.disabled = Boolean(refused);
+      label.title = refused;
+      label.append(box, ` ${kind}`, element("span", unit ? " each head" : "", "soft"));
+      at("kinds").append(label);
+    });
+  }
+
+  async function examples() {
+    const found = await api.attempt(() => api.get("examples"));
+    found?.forEach((each, place) => at("example").append(new Option(`${each.task}: ${each.clean.slice(0, 48)}…`, place)));
+    at("example").addEventListener("change", () => {
+      if (at("example").value === "") return;
+      fill(found[Number(at("example").value)]);
+      later();
+    });
+  }
+
+  async function restore() {
+    const kept = JSON.parse(sessionStorage.question ?? "null");
+    if (!kept) return;
+    fill(kept.question);
+    await read();
+    if (!kept.sweep || !state.sheet) return;
+    try {
+      follow({ ahead: 0, ...(await api.get(`sweeps/${kept.sweep}`)) });
+    } catch {
+      tell("the last map is not held any more: patch again");
+    }
+  }
+
+  async function start() {
+    state.model = await api.attempt(() => api.get("model"));
+    if (!state.model) return;
+    at("model").textContent = state.model.name;
+    document.title = `${state.model.name} · crosspatch workbench`;
+    chips();
+    choices();
+    ramp();
+    at("run").disabled = true;
+    ["clean", "corrupt", "right", "wrong"].forEach((id) => at(id).addEventListener("input", later));
+    ["kinds", "metric", "sites"].forEach((id) => at(id).addEventListener("change", remember));
+    at("question").addEventListener("submit", run);
+    at("cancel").addEventListener("click", () => api.attempt(() => api.remove(`sweeps/${state.sweep}`)));
+    at("together").addEventListener("click", together);
+    at("none").addEventListener("click", maps.none);
+    at("keep-map").querySelector("button").addEventListener("click", () => store(at("keep-map").dataset.result, at("keep-map").querySelector("input")));
+    await api.attempt(() => findings.refresh(again));
+    await examples();
+    await restore();
+    document.documentElement.dataset.ready = "yes";
+  }
+
+  start();
+})();

@@ -1,0 +1,132 @@
+"""Quick answers about one pair: sites patched together, a head's attention, what a position decodes to."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from crosspatch.core.errors import BadInput, UnknownName
+from crosspatch.engine.logits import PatchedLogits, patched_logits
+from crosspatch.engine.sweep import Options
+from crosspatch.lenses import LensView, logit_lens
+from crosspatch.lenses.patterns import read_patterns
+from crosspatch.models.model import Model
+from crosspatch.sites import members_of
+from crosspatch.tasks import token_strings
+from crosspatch.workbench.asked import AskedHead, AskedLens, AskedPair, AskedPatch
+from crosspatch.workbench.pairs import TOP, chances, checked_ids, task_of
+from crosspatch.workbench.state import Result, State
+
+LENS_TOP = 5
+PATTERNS = 1 << 28  # bytes of attention that one pair may take
+RUNS = ("clean", "corrupt")
+
+
+def patch_together(state: State, asked: AskedPatch) -> dict[str, Any]:
+    """Patch a selection in one run and describe what the model says then, beside both other runs."""
+    _check(state, asked.pair)
+    began = time.perf_counter()
+    found = patched_logits(
+        state.model,
+        task_of(state.model, asked.pair),
+        sites=asked.sites,
+        direction=asked.direction,
+        metric=asked.metric,
+        options=Options(memory=state.limits.memory),
+    )
+    effects = found.effects
+    value, base, source = float(effects.raw[0, 0]), float(effects.base[0]), float(effects.source[0])
+    return {
+        "result": state.results.add(Result(asked, True, effects)),
+        "sites": [str(member) for member in members_of(effects.sites[0])],
+        "direction": asked.direction,
+        "metric": effects.metric,
+        "unit": effects.metric_unit,
+        "base": base,
+        "source": source,
+        "patched": base + value,
+        "effect": value / (source - base) if source != base else None,
+        "tokens": _beside(state.model, found),
+        "cautions": list(effects.cautions()),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _beside(model: Model, found: PatchedLogits) -> list[dict[str, Any]]:
+    """List the likeliest tokens of any of the three runs, with their probabilities in all, the patched run's first."""
+    rows = {"base": found.base[0], "source": found.source[0], "patched": found.patched[0]}
+    chance = {name: chances(row) for name, row in rows.items()}
+    best = dict.fromkeys(int(i) for row in rows.values() for i in np.argsort(-row, kind="stable")[:TOP])
+    order = sorted(best, key=lambda i: -float(chance["patched"][i]))
+    words = token_strings(model.tokenizer, order)
+    return [
+        {"token": word, **{name: float(row[i]) for name, row in chance.items()}}
+        for i, word in zip(order, words, strict=True)
+    ]
+
+
+def attention_of(state: State, asked: AskedHead) -> dict[str, Any]:
+    """Give one head's pattern `[query][key]` in the clean and the corrupt run, with tokens."""
+    both = _check(state, asked.pair)
+    layers, heads = state.model.anatomy.layers, state.model.anatomy.heads
+    if asked.layer >= layers or asked.head >= heads:
+        raise UnknownName(
+            f"layer {asked.layer}, head {asked.head}: this model has layers 0..{layers - 1} and heads 0..{heads - 1}."
+        )
+    if layers * heads * sum(len(ids) ** 2 for ids in both) > PATTERNS:
+        raise BadInput("these prompts are too long for the workbench's view of attention: use `crosspatch lens`.")
+    name = repr(both)
+    found = state.patterns.get(name)
+    if found is None:
+        found = _patterns(state.model, both)
+        state.patterns.add(found, name)
+    rows = {run: np.round(found[run][asked.layer, asked.head].astype(float) / 255, 4) for run in RUNS}
+    return {
+        "layer": asked.layer,
+        "head": asked.head,
+        "tokens": {run: list(token_strings(state.model.tokenizer, ids)) for run, ids in zip(RUNS, both, strict=True)},
+        **{run: values.tolist() for run, values in rows.items()},
+    }
+
+
+def _patterns(model: Model, both: tuple[tuple[int, ...], tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Read all heads of both runs as bytes `[layer, head, query, key]`, 255 for a weight of 1."""
+    found: dict[str, np.ndarray] = {}
+    for batch in read_patterns(model, both):
+        for place, example in enumerate(batch.examples):
+            length = len(both[example])
+            layers = [batch.patterns[layer][place, :, :length, :length] for layer in sorted(batch.patterns)]
+            found[RUNS[example]] = np.stack([(255 * layer.cpu().numpy()).round().astype(np.uint8) for layer in layers])
+    return found
+
+
+def lens_of(state: State, asked: AskedLens) -> dict[str, Any]:
+    """Give the likeliest tokens that each layer's stream decodes to at a position, in both runs."""
+    both = _check(state, asked.pair)
+    if asked.position >= len(both[0]):
+        raise UnknownName(f"position {asked.position}: these prompts have {len(both[0])} tokens, counted from 0.")
+    # Nothing after a position changes what stands at it, and decoding all positions would take seconds.
+    ends = [ids[: asked.position + 1] for ids in both] if state.model.anatomy.causal else both
+    at = "end" if state.model.anatomy.causal else "all"
+    view, place = logit_lens(state.model, ends, at=at, k=LENS_TOP), asked.position if at == "all" else 0
+    return {
+        "position": asked.position,
+        "layers": ["before layer 0", *(f"after layer {layer}" for layer in range(view.top.shape[1] - 1))],
+        **{run: _decoded(view, number, place) for number, run in enumerate(RUNS)},
+    }
+
+
+def _decoded(view: LensView, example: int, place: int) -> list[list[dict[str, Any]]]:
+    ids, logprobs = view.top[example, :, place], view.top_logprob[example, :, place]
+    return [
+        [
+            {"token": view.words[int(token)], "p": float(np.exp(logprob))}
+            for token, logprob in zip(row, values, strict=True)
+        ]
+        for row, values in zip(ids, logprobs, strict=True)
+    ]
+
+
+def _check(state: State, pair: AskedPair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    clean, corrupt = (checked_ids(state.model, text, state.limits) for text in (pair.clean, pair.corrupt))
+    return clean, corrupt

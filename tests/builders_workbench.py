@@ -1,0 +1,95 @@
+"""A served workbench on a tiny model of a real class, and a client that speaks to it over a real socket."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from builders_tasks import byte_tokenizer
+from crosspatch.models import Model, open_model
+from crosspatch.workbench import Limits, build_app
+from crosspatch.workbench.serving import open_door
+
+PAIR = {"clean": "When Mary and John went to the store, John gave a drink to"}
+PAIR |= {
+    "corrupt": "When Mary and John went to the store, Mary gave a drink to",
+    "right": [" Mary"],
+    "wrong": [" John"],
+}
+JSON = {"Content-Type": "application/json"}
+
+
+@cache
+def tiny() -> Model:
+    """A GPT-2 of three random layers, which reads the words of the generators."""
+    tokenizer = byte_tokenizer(bos=True)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=512, n_embd=32, n_layer=3, n_head=4)
+    return open_model(GPT2LMHeadModel(config).eval(), tokenizer=tokenizer)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server: where it listens, its token, its state."""
+
+    port: int
+    token: str
+    state: Any
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/{self.token}/"
+
+    def raw(self, method, path, body=None, headers=None):
+        """Send a request as it is; give status, headers and body."""
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            line.request(method, path, body=body, headers=headers or {})
+            answer = line.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            line.close()
+
+    def ask(self, method, path, body=None, *, tab="test"):
+        """Send JSON below the token; give status and the JSON that came back."""
+        headers = {"X-Tab": tab} | (JSON if body is not None else {})
+        given = None if body is None else json.dumps(body)
+        status, _, answer = self.raw(method, f"/{self.token}/api/{path}", given, headers)
+        return status, json.loads(answer)
+
+    def events(self, sweep, last=None):
+        """Read a sweep's events to their end, as (id, kind, content)."""
+        headers = {} if last is None else {"Last-Event-ID": str(last)}
+        body = self.raw("GET", f"/{self.token}/api/sweeps/{sweep}/events", headers=headers)[2].decode()
+        found = []
+        for block in filter(None, body.split("\n\n")):
+            if not block.startswith(":"):
+                parts = dict(line.split(": ", 1) for line in block.split("\n"))
+                found.append((int(parts["id"]), parts["event"], json.loads(parts["data"])))
+        return found
+
+
+@contextmanager
+def served(model: Model, out: Path, limits: Limits | None = None) -> Iterator[Served]:
+    """Serve a model on a free port while the block lasts."""
+    app, state, token = build_app(model, out=out, limits=limits)
+    door = open_door(0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+    thread.start()
+    try:
+        yield Served(door.getsockname()[1], token, state)
+    finally:
+        server.should_exit = True
+        thread.join()
+        state.line.close()
+        door.close()

@@ -1,0 +1,249 @@
+"""The workbench as its user has it: in Chromium, against a running server."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from browsing import MARKS, open_page
+from builders_workbench import PAIR, served, tiny
+from crosspatch.engine.units import SweepJob
+
+pytestmark = MARKS
+COLOURED = "#maps .cells path[class^='p'], #maps .cells path[class^='n']"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with served(tiny(), tmp_path_factory.mktemp("runs")) as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser):
+    """Open workbenches that are closed at the end of the test, which fails on any complaint or foreign request."""
+    pages, complaints = [], []
+
+    def go(server, **settings):
+        own = (server.address, "blob:", "data:")
+        pages.append(open_page(browser, server.address, complaints, own=own, **settings))
+        return pages[-1]
+
+    yield go
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+def type_pair(page, clean=PAIR["clean"], corrupt=PAIR["corrupt"]):
+    """Type both prompts; wait until they are read."""
+    page.fill("#clean", clean)
+    page.fill("#corrupt", corrupt)
+    page.fill("#right", PAIR["right"][0])
+    page.fill("#wrong", PAIR["wrong"][0])
+    page.wait_for_selector("#run:not([disabled])")
+
+
+def run(page):
+    page.click("#run")
+    page.wait_for_selector("#keep-map:not(.gone)")
+
+
+def place_of(page, kind, row, column):
+    """Give the middle of a cell on the screen."""
+    figure = page.locator(f"#maps figure[aria-label^='{kind}']")
+    figure.scroll_into_view_if_needed()
+    svg = figure.locator("svg")
+    left, top, wide, tall, _, rows = (float(part) for part in svg.get_attribute("data-grid").split())
+    box = svg.bounding_box()
+    return box["x"] + left + (column + 0.5) * wide, box["y"] + top + (rows - 1 - row + 0.5) * tall
+
+
+def drag(page, start, stop):
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*stop, steps=4)
+    page.mouse.up()
+
+
+def test_from_typing_to_findings(visit, server, tmp_path):
+    """Type, run, hover, click, look at a head, patch jointly, keep, export, reload."""
+    page = visit(server)
+    type_pair(page)
+    assert page.locator("#sheet .tokens .differs").count() == 1
+    page.check("#kinds input[value='attn.head']")
+    run(page)
+    assert page.locator(COLOURED).count() == 3 * 16 + 3 * 4
+    assert "resid.post" in page.inner_text("#finding") or "attn.head" in page.inner_text("#finding")
+    assert "16" in page.inner_text("#status") or "60 sites" in page.inner_text("#status")
+
+    page.mouse.move(*place_of(page, "resid.post", 1, 15))
+    assert "resid.post[1]@15" in page.inner_text("#tip")
+    page.mouse.click(*place_of(page, "resid.post", 1, 15))
+    page.wait_for_selector("#inside .beside")
+    assert "resid.post[1]@15" in page.inner_text("#inside h3")
+    page.wait_for_selector("#lens .here")
+    assert "after layer 1" in page.inner_text("#lens .here")
+
+    page.mouse.click(*place_of(page, "attn.head", 2, 1))
+    page.wait_for_selector("#attention canvas")
+    assert "layer 2, head 1" in page.inner_text("#attention h3")
+    drawn = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0)"
+    assert [each.evaluate(drawn) for each in page.locator("#attention canvas").all()] == [True, True]
+
+    drag(page, place_of(page, "resid.post", 0, 12), place_of(page, "resid.post", 1, 14))
+    assert page.inner_text("#chosen") == "6 sites selected"
+    page.click("#together")
+    page.wait_for_selector("#inside h3:has-text('6 sites together')")
+    page.fill("#inside .note", "a joint <b>patch</b>")
+    page.click("#inside button:has-text('Keep')")
+    page.wait_for_selector("#findings li")
+    page.click("#keep-map button")
+    page.wait_for_selector("#findings li >> nth=1")
+    assert page.inner_text("#findings .note") == "a joint <b>patch</b>"
+
+    for name, mark in (("report", "Findings on"), ("Python", "xp.patched_logits")):
+        with page.expect_download() as caught:
+            page.click(f"#exports a:has-text('{name}')")
+        caught.value.save_as(tmp_path / name)
+        assert mark in (tmp_path / name).read_text("utf-8")
+
+    page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
+    page.wait_for_selector("#keep-map:not(.gone)")
+    assert page.input_value("#clean") == PAIR["clean"]
+    assert page.locator(COLOURED).count() == 3 * 16 + 3 * 4
+    assert page.locator("#findings li").count() == 2
+
+
+def test_the_exported_report_opens_by_itself(browser, visit, server, tmp_path):
+    """Without the server: no request, no complaint."""
+    page = visit(server)
+    type_pair(page)
+    run(page)
+    page.click("#keep-map button")
+    page.wait_for_selector("#findings li")
+    with page.expect_download() as caught:
+        page.click("#exports a:has-text('report')")
+    path, complaints = tmp_path / "report.html", []
+    caught.value.save_as(path)
+    report = open_page(browser, path, complaints)
+    assert report.locator("svg.map").count() >= 1
+    assert "xp.patch(" in report.inner_text("#command")
+    report.close()
+    assert complaints == []
+
+
+def test_cells_arrive_one_by_one_and_a_sweep_is_cancelled(visit, server, monkeypatch):
+    """Some are there while others are not; after the button no more come, and the next sweep runs."""
+    run_unit = SweepJob.run
+
+    def slow(job, unit):
+        time.sleep(0.15)
+        return run_unit(job, unit)
+
+    monkeypatch.setattr("crosspatch.workbench.sweeps.PACK", 4)
+    page = visit(server)
+    type_pair(page)
+    with monkeypatch.context() as slowly:
+        slowly.setattr(SweepJob, "run", slow)
+        page.click("#run")
+        until = time.monotonic() + 20
+        while page.evaluate("document.querySelector('#progress').value") < 0.75 and time.monotonic() < until:
+            page.wait_for_timeout(30)
+        assert page.locator("#maps .cells path.x").count() > 0
+        assert page.locator(COLOURED).count() > 0
+        page.click("#cancel")
+        page.wait_for_selector("#status:has-text('cancelled')")
+    assert page.is_disabled("#cancel")
+    assert page.locator("#maps .cells path.x").count() > 0
+    run(page)
+    assert page.locator("#maps .cells path.x").count() == 0
+
+
+def test_a_hostile_prompt_is_text(visit, server, tmp_path):
+    """Tokens, answers, maps, attention, findings: nothing that was typed becomes markup."""
+    clean = 'When Mary <script>alert(1)</script> and <img src=x onerror="alert(2)"> went'
+    page = visit(server)
+    type_pair(page, clean, clean.replace("Mary", "John"))
+    page.check("#kinds input[value='attn.head']")
+    run(page)
+    page.mouse.click(*place_of(page, "attn.head", 1, 1))
+    page.wait_for_selector("#attention canvas")
+    page.wait_for_selector("#lens table")
+    page.click("#keep-map button")
+    page.wait_for_selector("#findings li")
+    assert page.locator("main script, main img").count() == 0
+    typed = "".join(page.locator("#sheet .tokens bdi:nth-of-type(1)").all_inner_texts())
+    assert "<script>alert(1)</script>" in typed
+
+
+def test_prompts_that_do_not_align_cannot_be_run(visit, server):
+    """The reason stands beside the tokens; putting it right lets the sweep begin."""
+    page = visit(server)
+    page.fill("#clean", PAIR["clean"])
+    page.fill("#corrupt", PAIR["corrupt"] + " the")
+    page.wait_for_selector("#sheet .warnings")
+    assert "17" in page.inner_text("#sheet .warnings")
+    assert page.is_disabled("#run")
+    type_pair(page)
+    assert page.is_enabled("#run")
+
+
+def test_the_keyboard_is_enough(visit, server):
+    """Arrows move over a map, Space selects, Enter looks inside, Escape lets go."""
+    page = visit(server)
+    type_pair(page)
+    page.focus("#run")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#keep-map:not(.gone)")
+    figure = page.locator("#maps figure").first
+    figure.focus()
+    for key in ("ArrowDown", "ArrowUp", "ArrowRight", " "):
+        page.keyboard.press(key)
+    assert page.inner_text("#chosen") == "1 site selected"
+    assert "resid.post[2]@1" in page.inner_text("#live")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#inside .beside")
+    page.keyboard.press("Escape")
+    assert page.locator("#joint.gone").count() == 1
+
+
+def test_two_tabs_have_their_own_maps(browser, server):
+    """One model, two pairs at once."""
+    complaints, pages = [], []
+    for _ in range(2):
+        pages.append(open_page(browser, server.address, complaints, own=(server.address, "data:")))
+    type_pair(pages[0])
+    type_pair(pages[1], PAIR["clean"].replace("store", "school"), PAIR["corrupt"].replace("store", "school"))
+    for page in pages:
+        page.click("#run")
+    for page, word in zip(pages, ("store", "school"), strict=True):
+        page.wait_for_selector("#keep-map:not(.gone)")
+        assert word in page.inner_text("#maps")
+        page.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (390, "light"), (900, "light"), (1500, "dark")])
+def test_nothing_is_wider_than_the_window(visit, server, width, scheme):
+    """A telephone, a small window, a wide one; both schemes."""
+    page = visit(server, width=width, scheme=scheme)
+    type_pair(page)
+    page.check("#kinds input[value='attn.head']")
+    run(page)
+    page.locator("#maps figure").nth(0).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#inside .beside")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_server_that_has_ended_is_told(browser, tmp_path):
+    """What the page says when nobody answers."""
+    complaints = []
+    with served(tiny(), Path(tmp_path)) as server:
+        page = open_page(browser, server.address, complaints, own=(server.address, "data:"))
+        type_pair(page)
+    page.click("#run")
+    page.wait_for_selector("#notice:has-text('does not answer')")
+    page.close()
