@@ -28,6 +28,7 @@ PAIR = {
     "right": [" Mary"],
     "wrong": [" John"],
 }
+EARLY = PAIR | {"corrupt": PAIR["clean"].replace("Mary and John", "Anna and John")}
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def main() -> None:
             state.line.close()
     print(f"{given.model}, {torch.get_num_threads()} threads, median of {given.repeat}")
     for name, seconds in found.items():
-        print(f"{name:<44}{seconds:8.3f} s")
+        print(f"{name:<50}{seconds:8.3f} s")
     if given.json:
         given.json.write_text(json.dumps({"model": given.model, "threads": torch.get_num_threads(), "seconds": found}))
 
@@ -100,8 +101,8 @@ def measure(model: xp.Model, client: Client, repeat: int) -> dict[str, float]:
         found["one patch, as the client sees it"] = timed(lambda: answer.update(client.ask("patch", patch)))  # noqa: B023
         found["one patch, model time"] = answer["seconds"]
         found["one patch, model time beyond one forward"] = answer["seconds"] - found["one forward"]
-        for name, direction in (("denoise", "denoise"), ("noise", "noise")):
-            first, whole = client.sweep({"pair": PAIR, "sites": "resid.post", "direction": direction})
+        for name, pair in (("one name differs", PAIR), ("the second word differs", EARLY)):
+            first, whole = client.sweep({"pair": pair, "sites": "resid.post"})
             found |= {f"residual map, {name}: first cells": first, f"residual map, {name}: whole": whole}
         found["a pair read"] = timed(lambda: client.ask("pair", PAIR))
         found["a head's attention"] = timed(lambda: client.ask("attention", {"pair": PAIR, "layer": 5, "head": 0}))

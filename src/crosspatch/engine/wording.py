@@ -21,6 +21,7 @@ METRIC_WORDS = {
 }
 FEWEST = 8  # pairs below which intervals are too narrow to trust
 LEVEL = 0.05
+ONE_PAIR = "Only 1 pair: there is no interval and no test, and another pair may say something else."
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def _few(n: int) -> list[str]:
     if n >= FEWEST:
         return []
     if n == 1:
-        return ["Only 1 pair: there is no interval and no test, and another pair may say something else."]
+        return [ONE_PAIR]
     return [f"Only {n} pairs: intervals from fewer than {FEWEST} pairs are too narrow."]
 
 

@@ -1,5 +1,6 @@
 """A typed pair: its task, its tokens side by side, what the model says after each prompt, and likely answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float32
 from crosspatch.core.errors import BadInput
 from crosspatch.engine.logits import PatchedLogits, patched_logits
 from crosspatch.engine.sweep import Options
+from crosspatch.engine.wording import ONE_PAIR
 from crosspatch.models.model import Model
 from crosspatch.tasks import Task, from_texts, token_strings
 from crosspatch.tasks.build import from_tokens
@@ -58,8 +60,13 @@ def read_pair(model: Model, asked: AskedPair, limits: Limits) -> dict[str, Any]:
         "metric": task.metric,
         "runs": {name: tops(model, logits) for name, logits in runs.items()},
         "measured": {"clean": float(measured.source[0]), "corrupt": float(measured.base[0])},
-        "cautions": [*space_cautions(model, full, runs["clean"]), *measured.cautions()],
+        # That it is one pair is said where effects are shown.
+        "cautions": [*space_cautions(model, full, runs["clean"]), *_without_one(measured.cautions())],
     }
+
+
+def _without_one(cautions: Sequence[str]) -> list[str]:
+    return [text for text in cautions if text != ONE_PAIR]
 
 
 def checked_ids(model: Model, text: str, limits: Limits) -> tuple[int, ...]:

@@ -17,11 +17,6 @@ const maps = (() => {
     onSelect([]);
   }
 
-  function clear() {
-    now = null;
-    box.replaceChildren();
-  }
-
   function panelOf(given) {
     const figure = element("figure");
     figure.tabIndex = 0;
@@ -162,7 +157,7 @@ const maps = (() => {
 
   function look(panel, cell) {
     const site = siteAt(panel, cell);
-    if (site >= 0) now.onCell({ site: now.sites[site], row: cell.row, column: cell.column, kind: panel.kind });
+    if (site >= 0) now.onCell({ site: now.sites[site], kind: panel.kind });
   }
 
   function listenToPointer(panel, at) {
@@ -222,5 +217,7 @@ const maps = (() => {
     });
   }
 
-  return { show, clear, begin, add, end, none };
+  const nameOf = (site) => now.sites[site];
+
+  return { show, begin, add, end, none, nameOf };
 })();

@@ -181,7 +181,11 @@ const views = (() => {
   function lens(found, layer) {
     const said = (list) => {
       const made = element("span");
-      list.slice(0, 3).forEach(({ token, p }) => made.append(mono(blanks(token)), element("i", ` ${percent(p)} `, "soft")));
+      list.slice(0, 3).forEach(({ token, p }) => {
+        const one = element("span", "", "said");
+        one.append(mono(blanks(token)), element("i", ` ${percent(p)}`, "soft"));
+        made.append(one, " ");
+      });
       return made;
     };
     const rows = found.layers.map((name, place) => row([name, said(found.clean[place]), said(found.corrupt[place])], place === layer ? "here" : ""));

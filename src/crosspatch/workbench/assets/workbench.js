@@ -85,6 +85,7 @@
     maps.show(made, { onCell: look, onSelect: select });
     const total = made.sites.length;
     at("finding").textContent = "";
+    at("strongest").replaceChildren();
     at("cautions").replaceChildren(...made.undrawn.map((kind) => element("li", `${kind}: too many sites for a map.`)));
     at("low").textContent = made.ends[0];
     at("high").textContent = made.ends[1];
@@ -117,6 +118,7 @@
       maps.end(found);
       finish(`${total.toLocaleString("en")} sites in ${format(found.seconds, 2)} s · colours to ± ${format(found.limit, 2)}`);
       at("finding").textContent = found.finding;
+      strongest(found.top);
       at("cautions").append(...found.cautions.map((text) => element("li", text)));
       at("keep-map").classList.remove("gone");
       at("keep-map").dataset.result = found.result;
@@ -131,6 +133,18 @@
     };
   }
 
+  // The strongest sites by name, each a way in: also of kinds with too many sites for a map.
+  function strongest(top) {
+    const buttons = top.map(({ site, effect, raw }) => {
+      const name = maps.nameOf(site);
+      const button = element("button", `${name} ${format(effect ?? raw, 2)}`, "mono");
+      button.type = "button";
+      button.addEventListener("click", () => look({ site: name, kind: name.split(/[[@]/)[0] }));
+      return button;
+    });
+    at("strongest").replaceChildren(...(buttons.length ? [element("span", "Strongest:", "soft"), ...buttons] : []));
+  }
+
   function finish(text) {
     state.stream.close();
     at("cancel").disabled = true;
@@ -140,7 +154,7 @@
 
   // ---- inside a cell -----------------------------------------------------------------------------------------------------
 
-  async function look({ site, row, kind }) {
+  async function look({ site, kind }) {
     const number = ++state.looking;
     at("attention").replaceChildren();
     at("lens").replaceChildren();
@@ -156,7 +170,7 @@
     }
     if (Number.isInteger(position) && position >= 0) {
       const decoded = await api.attempt(() => api.post("lens", { pair: pair(), position }));
-      const upper = layer === undefined ? 0 : row + (/^(resid\.pre|embed|attn\.in)$/.test(kind) ? 0 : 1);
+      const upper = layer === undefined ? 0 : Number(layer) + (/^(resid\.pre|embed|attn\.in)$/.test(kind) ? 0 : 1);
       if (decoded && number === state.looking) at("lens").replaceChildren(...views.lens(decoded, upper));
     }
   }
@@ -246,7 +260,7 @@
       box.checked = kind === "resid.post";
       box.disabled = Boolean(refused);
       label.title = refused;
-      label.append(box, ` ${kind}`, element("span", unit ? " each head" : "", "soft"));
+      label.append(box, ` ${kind}`, element("span", unit ? " heads" : "", "soft"));
       at("kinds").append(label);
     });
   }
