@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from browsing import MARKS, open_page
+from builders_gemma import gemma
 from builders_workbench import PAIR, served, tiny
 from crosspatch.engine.units import SweepJob
 
@@ -190,6 +191,24 @@ def test_prompts_that_do_not_align_cannot_be_run(visit, server):
     assert page.is_enabled("#run")
 
 
+def test_an_old_map_is_looked_at_under_its_own_question(visit, server):
+    """What was typed since is not what its cells tell of, and the page says that the two differ."""
+    page = visit(server)
+    type_pair(page)
+    run(page)
+    assert page.is_hidden("#stale")
+    page.check("input[name=direction][value=noise]")
+    type_pair(page, PAIR["clean"].replace("store", "school"), PAIR["corrupt"].replace("store", "school"))
+    assert page.is_visible("#stale")
+    page.mouse.click(*place_of(page, "resid.post", 1, 15))
+    page.wait_for_selector("#inside .beside")
+    assert "base (corrupted)" in page.inner_text("#inside thead")
+    page.click("#inside button:has-text('Keep')")
+    page.wait_for_selector("#findings li:has-text('resid.post[1]@15, denoise')")
+    page.click("#run")
+    page.wait_for_selector("#stale", state="hidden")
+
+
 def test_the_keyboard_is_enough(visit, server):
     """Arrows move over a map, Space selects, Enter looks inside, Escape lets go."""
     page = visit(server)
@@ -247,3 +266,22 @@ def test_a_server_that_has_ended_is_told(browser, tmp_path):
     page.click("#run")
     page.wait_for_selector("#notice:has-text('does not answer')")
     page.close()
+
+
+@pytest.mark.gemma
+def test_the_real_model_names_its_own_answers(browser, tmp_path):
+    """Gemma-3-270M, answers left empty: it says Mary and John, and the map finds the name and the end."""
+    complaints = []
+    with served(gemma(), tmp_path) as server:
+        page = open_page(browser, server.address, complaints, own=(server.address, "data:"))
+        page.fill("#clean", PAIR["clean"])
+        page.fill("#corrupt", PAIR["corrupt"])
+        page.wait_for_selector("#run:not([disabled])")
+        assert page.locator("#sheet td bdi").all_inner_texts()[:2] == ["·Mary", "·John"]
+        run(page)
+        assert "at position 10 (John)" in page.inner_text("#finding")
+        page.click("#strongest button >> nth=0")
+        page.wait_for_selector("#inside .beside")
+        assert page.locator("#inside .beside td bdi").first.inner_text() == "·Mary"
+        page.close()
+    assert complaints == []

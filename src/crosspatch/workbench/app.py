@@ -155,7 +155,7 @@ class Routes:
         """Describe a sweep once more, for a page that was reloaded."""
         name = request.path_params["name"]
         made = self.state.sweeps.need(name)
-        return _json({"sweep": name, "asked": made.asked.model_dump(), **made.described()})
+        return _json({"sweep": name, "ahead": self.state.line.ahead(made), **made.described()})
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a sweep; one that has ended stays as it is."""

@@ -39,6 +39,7 @@ def patch_together(state: State, asked: AskedPatch) -> dict[str, Any]:
     return {
         "result": state.results.add(Result(asked, True, effects)),
         "sites": [str(member) for member in members_of(effects.sites[0])],
+        "length": len(effects.examples[0].clean_tokens),
         "direction": asked.direction,
         "metric": effects.metric,
         "unit": effects.metric_unit,

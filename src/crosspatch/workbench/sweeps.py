@@ -128,6 +128,7 @@ class LiveSweep:
         grids = grids_of(sites, layers, [self.view])
         drawn = {grid.kind for grid in grids}
         return {
+            "asked": self.asked.model_dump(),
             "sites": [str(site) for site in sites],
             "panels": [panel_of(grid, self.asked.direction) for grid in grids],
             "undrawn": [kind for kind in kinds_of(sites) if kind not in drawn],

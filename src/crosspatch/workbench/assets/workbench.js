@@ -4,7 +4,8 @@
   const { element, format } = page;
   const at = (id) => document.getElementById(id);
   const PAUSE = 450; // milliseconds without a key after which a pair is read
-  const state = { model: null, sheet: null, sweep: null, stream: null, reading: 0, looking: 0, read: "" };
+  // `shown` is the question of the map on the page: its cells are looked at under that one, whatever is typed since.
+  const state = { model: null, sheet: null, sweep: null, shown: null, stream: null, chosen: [], reading: 0, looking: 0, read: "" };
 
   // ---- the question -----------------------------------------------------------------------------------------------
 
@@ -24,7 +25,19 @@
     return { pair: pair(), sites: chosen, direction: direction(), metric: at("metric").value || null };
   }
 
+  function stale() {
+    if (!state.shown) return;
+    const { pair: own, direction: way, metric } = state.shown;
+    const now = typed();
+    const same = (given, had) => given.length === 0 || given.join("|") === had.join("|");
+    const answers = same(now.right, own.right) && same(now.wrong, own.wrong);
+    const prompts = now.clean === own.clean && now.corrupt === own.corrupt;
+    const how = way === direction() && (metric ?? "") === at("metric").value;
+    at("stale").classList.toggle("gone", prompts && answers && how);
+  }
+
   function remember() {
+    stale();
     const question = { ...typed(), direction: direction(), metric: at("metric").value, kinds: kinds(), sites: at("sites").value };
     sessionStorage.question = JSON.stringify({ question, sweep: state.sweep });
   }
@@ -73,14 +86,16 @@
       api.complain("Tick at least one kind of site, or type a selection.");
       return;
     }
+    at("run").disabled = true; // until it is answered: two clicks are one sweep
     const made = await api.attempt(() => api.post("sweeps", asked(sites())));
+    at("run").disabled = !state.sheet;
     if (made) follow(made);
   }
 
   function follow(made) {
     state.stream?.close();
     state.sweep = made.sweep;
-    state.said = null;
+    state.shown = made.asked;
     remember();
     maps.show(made, { onCell: look, onSelect: select });
     const total = made.sites.length;
@@ -158,26 +173,28 @@
     const number = ++state.looking;
     at("attention").replaceChildren();
     at("lens").replaceChildren();
-    await patch(site, number);
+    const question = { ...state.shown, sites: site };
+    const inside = await patch(question, number);
+    if (!inside) return;
     const found = /^([\w.]+)(?:\[(\d+)(?:, (\d+|all))?\])?(?:@(-?\w+))?$/.exec(site);
     if (!found || number !== state.looking) return;
     const [, , layer, head, place] = found;
-    const length = state.sheet.tokens.length;
-    const position = place === undefined || place === "all" || place === "end" ? length - 1 : Number(place);
+    const whole = place === undefined || place === "all" || place === "end";
+    const position = whole ? inside.length - 1 : Number(place);
     if (head !== undefined && head !== "all" && /^attn\.(q|head|pattern)$/.test(kind)) {
-      const seen = await api.attempt(() => api.post("attention", { pair: pair(), layer: Number(layer), head: Number(head) }));
+      const seen = await api.attempt(() => api.post("attention", { pair: question.pair, layer: Number(layer), head: Number(head) }));
       if (seen && number === state.looking) at("attention").replaceChildren(...views.attention(seen));
     }
     if (Number.isInteger(position) && position >= 0) {
-      const decoded = await api.attempt(() => api.post("lens", { pair: pair(), position }));
+      const decoded = await api.attempt(() => api.post("lens", { pair: question.pair, position }));
       const upper = layer === undefined ? 0 : Number(layer) + (/^(resid\.pre|embed|attn\.in)$/.test(kind) ? 0 : 1);
       if (decoded && number === state.looking) at("lens").replaceChildren(...views.lens(decoded, upper));
     }
   }
 
-  async function patch(chosen, number) {
-    const found = await api.attempt(() => api.post("patch", asked(chosen)));
-    if (!found || number !== state.looking) return;
+  async function patch(question, number) {
+    const found = await api.attempt(() => api.post("patch", question));
+    if (!found || number !== state.looking) return null;
     const tools = element("p", "", "row");
     const note = element("input", "", "note");
     note.placeholder = "a note, if you like";
@@ -186,6 +203,7 @@
     keep.addEventListener("click", () => store(found.result, note));
     tools.append(note, keep);
     at("inside").replaceChildren(...views.patched(found), tools);
+    return found;
   }
 
   function select(chosen) {
@@ -198,7 +216,7 @@
     const number = ++state.looking;
     at("attention").replaceChildren();
     at("lens").replaceChildren();
-    await patch(state.chosen.join(", "), number);
+    await patch({ ...state.shown, sites: state.chosen.join(", ") }, number);
     at("cell").scrollIntoView({ block: "nearest" });
   }
 
@@ -216,7 +234,7 @@
     state.read = "";
     await read();
     if (!state.sheet) return;
-    if (kept.joint) patch(kept.asked.sites, ++state.looking);
+    if (kept.joint) patch(kept.asked, ++state.looking);
     else at("question").requestSubmit();
   }
 
@@ -282,7 +300,7 @@
     await read();
     if (!kept.sweep || !state.sheet) return;
     try {
-      follow({ ahead: 0, ...(await api.get(`sweeps/${kept.sweep}`)) });
+      follow(await api.get(`sweeps/${kept.sweep}`));
     } catch {
       tell("the last map is not held any more: patch again");
     }
@@ -299,6 +317,7 @@
     at("run").disabled = true;
     ["clean", "corrupt", "right", "wrong"].forEach((id) => at(id).addEventListener("input", later));
     ["kinds", "metric", "sites"].forEach((id) => at(id).addEventListener("change", remember));
+    document.querySelectorAll("input[name=direction]").forEach((radio) => radio.addEventListener("change", remember));
     at("question").addEventListener("submit", run);
     at("cancel").addEventListener("click", () => api.attempt(() => api.remove(`sweeps/${state.sweep}`)));
     at("together").addEventListener("click", together);
