@@ -42,7 +42,7 @@ def build_payload(effects: Effects, grids: Sequence[Grid], *, top: Sequence[int]
     numbers, rounded = _pack_all(summary, part.raw[rows])
     facts = _facts(effects, part)
     facts |= {"rows": rows if partial else None, "panels": [_panel(grid, place) for grid in grids]}
-    names = _deflated("\n".join(map(str, part.sites)).encode())
+    names = deflated("\n".join(map(str, part.sites)).encode())
     return Payload(to_script_json(facts), names, numbers, rounded, partial)
 
 
@@ -58,10 +58,11 @@ def pack(values: Float32[np.ndarray, "..."], *, drop: int = 0) -> str:
     if drop:
         bits = (bits + (1 << (drop - 1))) >> drop << drop
     planes = bits.astype("<u4").view(np.uint8).reshape(-1, 4).T
-    return _deflated(planes.tobytes())
+    return deflated(planes.tobytes())
 
 
-def _deflated(content: bytes) -> str:
+def deflated(content: bytes) -> str:
+    """Deflate bytes, in base64."""
     return b64encode(zlib.compress(content, 9)).decode("ascii")
 
 
