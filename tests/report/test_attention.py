@@ -43,8 +43,8 @@ def test_the_table_needs_no_script():
     line = attention.attention_of(EFFECTS, PATTERNS, rows()).lines[0]
     assert line.site == "attn.head[11, 2]"
     assert line.texts[0] == "end “to” → S1 “John” 0.98"
-    assert "What a head attends to" in page_html(EFFECTS, PATTERNS)
-    assert "end “to” → S1 “John” 0.98" in page_html(EFFECTS, PATTERNS).split("<script")[0]
+    assert "What a head attends to" in page_html(EFFECTS, attention=PATTERNS)
+    assert "end “to” → S1 “John” 0.98" in page_html(EFFECTS, attention=PATTERNS).split("<script")[0]
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def test_no_more_than_a_megabyte():
     made = attention.attention_of(effects, patterns, rows(effects))
     assert len(made.numbers) <= attention.MOST_LETTERS
     assert "heads with the strongest effects, of 72, on the first pair" in made.note
-    assert len(page_html(effects, patterns).encode()) - len(page_html(effects).encode()) <= 1024 * 1024
+    assert len(page_html(effects, attention=patterns).encode()) - len(page_html(effects).encode()) <= 1024 * 1024
 
 
 def test_a_real_shape_stays_in_its_budget():
     """18 × 15 × 3 sites × 64 pairs and 18 × 4 heads: 300 KB without attention, a megabyte more at most with it."""
     effects = make_effects(heads=4, n=64)
     plain = len(page_html(effects).encode())
-    whole = len(page_html(effects, make_patterns(effects)).encode())
+    whole = len(page_html(effects, attention=make_patterns(effects)).encode())
     assert plain <= 300 * 1024
     assert whole - plain <= 1024 * 1024
 
@@ -108,11 +108,11 @@ def test_a_real_shape_stays_in_its_budget():
 def test_attention_of_other_prompts_is_refused():
     for changes in ({"model": "other"}, {"layers": 19}, {"examples": EFFECTS.examples[1:] + EFFECTS.examples[:1]}):
         with pytest.raises(BadInput, match="read it from the same model and task"):
-            page_html(replace(EFFECTS, **changes), PATTERNS)
+            page_html(replace(EFFECTS, **changes), attention=PATTERNS)
 
 
 def test_without_heads_or_attention_the_page_says_nothing_of_it():
-    assert page_html(make_effects(layers=18), PATTERNS) == page_html(make_effects(layers=18))
+    assert page_html(make_effects(layers=18), attention=PATTERNS) == page_html(make_effects(layers=18))
     assert 'id="attention"' not in page_html(EFFECTS)
 
 
@@ -126,7 +126,7 @@ def test_evil_tokens_stay_text():
     evil = (EVIL,) * 15
     examples = tuple(replace(e, clean_tokens=evil, corrupt_tokens=evil, names={EVIL: 14}) for e in EFFECTS.examples)
     effects = replace(EFFECTS, examples=examples)
-    html = page_html(effects, make_patterns(effects))
+    html = page_html(effects, attention=make_patterns(effects))
     assert EVIL not in html
     assert "&lt;script&gt;alert(1)" in html.split('id="attention"')[1].split("</section>")[0]
     assert "\\u003cscript\\u003e" in html.split('id="attention-facts"')[1]

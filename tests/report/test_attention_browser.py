@@ -127,7 +127,7 @@ def test_a_shared_key_names_the_heads_that_read_it(visit, tmp_path):
     """One key and value for four heads, as in Gemma: the first is shown, all can be chosen."""
     sites = [Site("attn.k", layer, 0, "S1") for layer in range(2)]
     effects = small_effects(sites, np.ones((2, 8)))
-    page = opened(visit(write_page(effects, tmp_path / "p.html", make_patterns(effects))), 1, 0, 0)
+    page = opened(visit(write_page(effects, tmp_path / "p.html", attention=make_patterns(effects))), 1, 0, 0)
     assert chosen(page, "head") == "attn.head[1, 0]"
     assert "attn.k[1, 0]@S1 is read by heads 0 to 3" in page.locator("#attention-about").inner_text()
     for each in page.locator(".most").first.inner_text().split(" · "):
@@ -161,7 +161,7 @@ def test_nothing_is_wider_than_a_telephone(visit, tmp_path, length):
     tokens = tuple(f"word{i}" for i in range(length))
     examples = tuple(replace(e, clean_tokens=tokens, corrupt_tokens=tokens) for e in EFFECTS.examples[:8])
     effects = small_effects([Site("attn.head", 1, 0, "end")], np.ones((1, 8)), examples=examples)
-    page = opened(visit(write_page(effects, tmp_path / "p.html", make_patterns(effects)), width=390), 1, 0, 0)
+    page = opened(visit(write_page(effects, tmp_path / "p.html", attention=make_patterns(effects)), width=390), 1, 0, 0)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert min(inks(page)) > 10
 

@@ -17,6 +17,7 @@ from crosspatch.lenses import HeadPatterns
 from crosspatch.report import sections
 from crosspatch.report.attention import attention_of
 from crosspatch.report.frame import clean_text, page_script, page_style, policy, template
+from crosspatch.report.metrics import compare_metrics
 from crosspatch.report.payload import Payload, build_payload
 from crosspatch.report.set_up import how_lines, kicker
 from crosspatch.report.verification import verification
@@ -25,19 +26,23 @@ from crosspatch.sites import KINDS, split_stack
 TOP_ROWS, UNIT_ROWS = 20, 8
 
 
-def write_page(effects: Effects, path: str | Path, attention: HeadPatterns | None = None) -> Path:
+def write_page(
+    effects: Effects, path: str | Path, *, attention: HeadPatterns | None = None, others: Sequence[Effects] = ()
+) -> Path:
     """Write effects as one HTML file without any reference to the network; give its path.
 
-    With `attention`, a head that is clicked in its map shows what it attends to.
-    Raises BadInput if the file cannot be written, or for attention of another model or other prompts.
+    With `attention`, a head that is clicked in its map shows what it attends to; `others` are the same sweep by other
+    metrics, which the page compares. Raises BadInput if the file cannot be written, for attention of another model or
+    other prompts, and for others that are not of the same sweep.
     """
     path = Path(path)
-    write_whole(path, page_html(effects, attention).encode("utf-8", errors="replace"))
+    html = page_html(effects, attention=attention, others=others)
+    write_whole(path, html.encode("utf-8", errors="replace"))
     return path
 
 
-def page_html(effects: Effects, attention: HeadPatterns | None = None) -> str:
-    """Give the page as text. Raises BadInput for attention of another model or other prompts."""
+def page_html(effects: Effects, *, attention: HeadPatterns | None = None, others: Sequence[Effects] = ()) -> str:
+    """Give the page as text. Raises BadInput for attention and others as `write_page` does."""
     grids, claim = effects.drawable(), effects.claim()
     rows = list(effects.top(TOP_ROWS))
     strongest = [row for kind in effects.kinds for row in effects.top(1, kind=kind)]
@@ -51,6 +56,7 @@ def page_html(effects: Effects, attention: HeadPatterns | None = None) -> str:
         heads=sections.top_lines(effects, heads),
         attention=inside,
         verified=verification(effects),
+        metrics=compare_metrics(effects, others),
         **_frame(effects, ("viz.js", "attention.js") if inside else ("viz.js",)),
         **_set_up(effects),
         **_drawings(effects, grids, best=None if claim.row is None else claim.row.index),

@@ -210,7 +210,7 @@
   function redraw() {
     const words = facts.words[state.view];
     const ticks = state.own ? ["− limit", "+ limit"] : [-1, 1].map((s) => format(s * facts.limits[state.view], 2));
-    document.querySelectorAll("svg.bar").forEach((bar) => {
+    document.querySelectorAll("#scale svg.bar").forEach((bar) => {
       bar.querySelector(".word-low").textContent = words[0];
       bar.querySelector(".word-high").textContent = words[1];
       bar.querySelector(".tick-low").textContent = ticks[0];
