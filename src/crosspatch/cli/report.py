@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosspatch.cli import options as given
+from crosspatch.cli.beside import beside_in
 from crosspatch.cli.folder import PAGE, audit_in, what_in
 from crosspatch.cli.say import Voice
 from crosspatch.cli.show import ending
@@ -72,7 +73,7 @@ def report(
         show_study(folder, out or folder / PAGE, voice)
         return
     effects = load(folder)
-    written = _writer(form)(effects)
+    written = _writer(form, folder)(effects)
     content = written if isinstance(written, bytes) else written.encode("utf-8", errors="replace")
     if out == STANDARD_OUTPUT and json:
         raise BadInput("--json and --out - both want standard output: leave one of them out.")
@@ -112,13 +113,13 @@ def _write_circuit(folder: Path, form: Format, path: Path, voice: Voice) -> None
     voice.show(told, f"report → {written}")
 
 
-def _writer(form: Format) -> "Callable[[Effects], str | bytes]":
-    """Give what writes a run in a form; numpy and the page's template are loaded only here."""
+def _writer(form: Format, folder: Path) -> "Callable[[Effects], str | bytes]":
+    """Give what writes a folder's run in a form; numpy and the page's template are loaded only here."""
     from crosspatch.report import exports
     from crosspatch.report.page import page_html
 
     known: dict[Format, Callable[[Effects], str | bytes]] = {
-        Format.html: page_html,
+        Format.html: lambda effects: page_html(effects, **beside_in(folder, effects)),
         Format.csv: exports.csv_text,
         Format.json: exports.json_text,
         Format.md: exports.markdown_text,

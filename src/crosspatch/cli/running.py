@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from crosspatch.cli.beside import Beside, keep_attention, name_metrics
 from crosspatch.cli.crew import helper_rank
 from crosspatch.cli.folder import JOURNAL, PAGE, Place, done_share, found_share, is_complete, writable, write_summary
 from crosspatch.cli.question import Question, with_setting
@@ -130,8 +131,10 @@ def run_and_keep(question: Question, places: Sequence[Place], voice: Voice, *, h
                     clean_accuracy(one, effects)
             voice.say(f"rank {helper[0]} of {helper[1]}: its share is done; rank 0 keeps the results.")
             raise typer.Exit
+        found = name_metrics(found, places)
+        beside = Beside(question, places[0], voice, found)
         each = zip(question.each, found, places, strict=True)
-        return [keep(one, effects, place, how=how) for one, effects, place in each]
+        return [keep(one, effects, place, how=how, beside=beside) for one, effects, place in each]
 
 
 def tell(outcomes: Sequence["Outcome"], places: Sequence[Place], voice: Voice, *, top: int) -> int:
@@ -153,8 +156,8 @@ def tell(outcomes: Sequence["Outcome"], places: Sequence[Place], voice: Voice, *
     return max(outcome.code for outcome in outcomes)
 
 
-def keep(question: Question, effects: "Effects", place: Place, *, how: Keeping) -> Outcome:
-    """Save effects, page and summary in the run folder, and check the clean prompts.
+def keep(question: Question, effects: "Effects", place: Place, *, how: Keeping, beside: Beside) -> Outcome:
+    """Save effects, what stands beside them, page and summary in the run folder, and check the clean prompts.
 
     An interrupted run never replaces a complete one. Raises BadInput if something cannot be written.
     """
@@ -163,13 +166,15 @@ def keep(question: Question, effects: "Effects", place: Place, *, how: Keeping) 
     with writable(place.folder):
         effects.save(place.folder)  # first of all: what follows may run the model, and be interrupted
     accuracy = clean_accuracy(question, effects)
+    others, attention = beside.others(effects), beside.attention
     effects = with_setting(effects, "clean_accuracy", accuracy)
     check = accuracy_check(accuracy, how.required)
     page = place.folder / PAGE if how.report else None
     with writable(place.folder):
         effects.save(place.folder)
+        keep_attention(place.folder, attention)
         if page is not None:
-            effects.report(page)
+            effects.report(page, attention=attention, others=others)
         more = {"accuracy": accuracy, "checks": [check], "folder": place.folder, "report": page}
         summary = summary_of(effects, top=how.top, more=more)
         write_summary(place.folder, summary)

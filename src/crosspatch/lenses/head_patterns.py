@@ -65,7 +65,7 @@ class HeadPatterns:
     @property
     def group(self) -> int:
         """Count the heads that share a key and a value."""
-        return max(1, self.heads // max(self.kv_heads, 1))
+        return group_size(self.heads, self.kv_heads)
 
     def part(self, pairs: int, heads: Sequence[int]) -> "HeadPatterns":
         """Keep the first pairs, and the heads at these places of `chosen`."""
@@ -100,6 +100,11 @@ class HeadPatterns:
         """Read what `save` wrote, if it wrote anything. Raises CorruptFile if it is damaged."""
         there = (Path(folder) / file_names(BESIDE)[1]).is_file()
         return HeadPatterns.load(folder) if there else None
+
+
+def group_size(heads: int, kv_heads: int) -> int:
+    """Count the heads that share a key and a value."""
+    return max(1, heads // max(kv_heads, 1))
 
 
 def swept_head(site: Any, group: int = 1) -> tuple[Head, ...]:

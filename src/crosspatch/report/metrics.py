@@ -47,8 +47,7 @@ def compare_metrics(effects: Effects, others: Sequence[Effects]) -> Metrics | No
         return None
     every = (effects, *others)
     for other in others:
-        same = all(getattr(other, name) == getattr(effects, name) for name in _SAME)
-        if not same or len({each.metric for each in every}) < len(every):
+        if not same_sweep(effects, other) or len({each.metric for each in every}) < len(every):
             raise BadInput(
                 f"{other.metric} and {effects.metric} cannot be compared: give effects of one sweep, each by a metric "
                 "of its own, as patch_metrics does."
@@ -63,6 +62,11 @@ def compare_metrics(effects: Effects, others: Sequence[Effects]) -> Metrics | No
     )
     svg = correlation_svg(names, correlations(every), cell=CELL, what="metrics")
     return Metrics(names, svg, correlation_bar(), lines, len(found) - len(lines))
+
+
+def same_sweep(first: Effects, second: Effects) -> bool:
+    """Tell whether two effects are of the same sites, pairs and direction on one model: one sweep by two metrics."""
+    return all(getattr(first, name) == getattr(second, name) for name in _SAME)
 
 
 _SAME = ("model", "task", "sites", "direction", "examples")
