@@ -102,3 +102,51 @@ def test_damaged_attention_is_told(call, tiny):
     result = call("report", "run")
     assert result.exit_code != 0
     assert "attention.safetensors" in result.stderr
+
+
+# ---- several runs on one page ----------------------------------------------------------------------------------
+
+
+def test_several_folders_are_compared(call, document, tiny):
+    """The page goes into the first folder, and is taken away with it."""
+    for seed in (0, 1):
+        call("patch", tiny, *HEADS, "--seed", seed, "--out", f"run-{seed}")
+    said = call("report", "run-0", "run-1")
+    assert said.exit_code == 0, said.output
+    assert said.stdout.splitlines()[-1] == "report → run-0/compare.html"
+    text = Path("run-0/compare.html").read_text(encoding="utf-8")
+    assert "<bdi>run-0</bdi> against <bdi>run-1</bdi>" in text
+    told = document("report", "run-0", "run-1", "--out", "both.html")
+    assert told["path"] == "both.html"
+    assert list(told["findings"]) == ["run-0", "run-1"]
+    assert Path("both.html").read_text(encoding="utf-8") == text
+    assert call("runs", "remove", "run-0", "--yes").exit_code == 0
+    assert not Path("run-0").exists()
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(call, tiny):
+    for seed in (0, 1):
+        call("patch", tiny, *HEADS, "--seed", seed, "--out", f"{seed}/run")
+    call("report", "0/run", "1/run", "--out", "both.html")
+    assert "<bdi>0/run</bdi> against <bdi>1/run</bdi>" in Path("both.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run", "run"), "with itself"),
+        (("run", "nowhere"), "nowhere"),
+        (("run", "circuit"), "holds no run of patching"),
+        (("run", "other", "--format", "csv"), "give one run for other forms"),
+        (("run", "other", "--out", "-"), "give one run for other forms"),
+        (("run", "other"), "different units"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(call, tiny, words, told):
+    call("patch", tiny, *HEADS, "--out", "run")
+    call("patch", tiny, *HEADS, "--metric", "prob", "--out", "other")
+    Path("circuit").mkdir()
+    Path("circuit/meta.json").write_text('{"meta": {"what": "circuit"}}')
+    result = call("report", *words)
+    assert result.exit_code == 2
+    assert told in result.stderr.replace("\n", " ")

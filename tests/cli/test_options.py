@@ -96,7 +96,7 @@ SURFACE = {
     "runs verify": {"DIR", "--again", "--device"} | TALK,
     "runs merge": {"DIR…", "--out"} | TALK,
     "work": {"DIR", "--share", "--device"} | TALK,
-    "report": {"DIR", "--format", "--out"} | TALK,
+    "report": {"DIR…", "--format", "--out"} | TALK,
 }
 
 

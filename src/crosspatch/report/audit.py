@@ -11,13 +11,13 @@ from crosspatch.core.store import write_whole
 from crosspatch.draw import Scale, colour_bar_svg, heatmap_svg, nice_limit, number
 from crosspatch.draw.heatmap import class_paint
 from crosspatch.engine.effects import Effects, Grid
-from crosspatch.engine.wording import ends, metric_words
+from crosspatch.engine.wording import metric_words
 from crosspatch.referee.compare import inflations, single_sites
 from crosspatch.referee.rules import INFLATED
 from crosspatch.report import sections
 from crosspatch.report.correlations import correlation_bar, correlation_svg
 from crosspatch.report.frame import clean_text, page_style, policy, template
-from crosspatch.report.set_up import DIRECTIONS, corruption_words
+from crosspatch.report.set_up import DIRECTIONS, corruption_words, shared_ends
 
 if TYPE_CHECKING:
     from crosspatch.referee import Audit, Finding, Setting
@@ -187,7 +187,8 @@ def _maps(audit: "Audit") -> dict[str, Any]:
     told = [grids[setting] for setting in chosen if setting in audit.telling]
     values = [grid.values.ravel() for each in told for grid in each]
     limit = nice_limit(np.concatenate(values), cap=1.5) if values else 1.0
-    scale, spoken = Scale(limit, *_ends(chosen)), sum(map(len, values)) <= MOST_SPOKEN
+    scale = Scale(limit, *shared_ends((each.direction for each in chosen), normalised=True))
+    spoken = sum(map(len, values)) <= MOST_SPOKEN
     rows = [
         {
             "name": corruption,
@@ -203,13 +204,6 @@ def _maps(audit: "Audit") -> dict[str, Any]:
         "bar": colour_bar_svg(scale, paint=class_paint, unit="share of the gap", hatched=hatched),
         "misses": any(scale.misses(float(value)) for part in values for value in part),
     }
-
-
-def _ends(settings: "Sequence[Setting]") -> tuple[str, str]:
-    """Give the words for both ends of the scale, of both directions where both are there."""
-    words = [ends(way, normalised=True) for way in dict.fromkeys(setting.direction for setting in settings)]
-    low, high = (" / ".join(pair) for pair in zip(*words, strict=True))
-    return low, high
 
 
 def _way(audit: "Audit", setting: "Setting", grids: Sequence[Grid], scale: Scale, *, spoken: bool) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -82,32 +81,23 @@ def _disagreements(every: Sequence[Effects]) -> Iterator[tuple[int, str]]:
     """Yield the sites on which two metrics disagree, and how, those with the largest effect by any metric first."""
     sizes = np.stack([means(each) for each in every])
     signs, ranks = _sure_signs(every, sizes), np.stack([_ranks(values) for values in sizes])
+    names = [each.metric for each in every]
     for i in map(int, np.argsort(-np.abs(sizes).max(axis=0), kind="stable")):
-        told = [
-            text for pair in combinations(range(len(every)), 2) if (text := _why(pair, signs[:, i], ranks[:, i], every))
-        ]
-        if told:
-            yield i, "; ".join(told)
+        told = (_sign_words(signs[:, i], names), _rank_words(ranks[:, i], names))
+        if any(told):
+            yield i, "; ".join(filter(None, told))
 
 
-def _why(
-    pair: tuple[int, int],
-    signs: Int[np.ndarray, " metric"],
-    ranks: Int[np.ndarray, " metric"],
-    every: Sequence[Effects],
-) -> str:
-    first, second = pair
-    a, b = every[first].metric, every[second].metric
-    if signs[first] * signs[second] < 0:
-        return f"sign: {_sign(int(signs[first]))} by {a}, {_sign(int(signs[second]))} by {b}"
-    high, low = sorted(pair, key=lambda metric: int(ranks[metric]))
-    if ranks[high] < HIGH and ranks[low] >= LOW:
-        return f"rank {ranks[high] + 1} by {every[high].metric}, {ranks[low] + 1} by {every[low].metric}"
-    return ""
+def _sign_words(signs: Int[np.ndarray, " metric"], names: Sequence[str]) -> str:
+    plus, minus = ([name for name, own in zip(names, signs, strict=True) if own == sign] for sign in (1, -1))
+    return f"sign: + by {', '.join(plus)}, − by {', '.join(minus)}" if plus and minus else ""
 
 
-def _sign(sign: int) -> str:
-    return "+" if sign > 0 else "−"
+def _rank_words(ranks: Int[np.ndarray, " metric"], names: Sequence[str]) -> str:
+    high, low = int(ranks.argmin()), int(ranks.argmax())
+    if ranks[high] >= HIGH or ranks[low] < LOW:
+        return ""
+    return f"rank {ranks[high] + 1} by {names[high]}, {ranks[low] + 1} by {names[low]}"
 
 
 def _sure_signs(every: Sequence[Effects], sizes: Float[np.ndarray, "metric site"]) -> Int[np.ndarray, "metric site"]:
