@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from builders import make_effects, make_patterns
+from builders import make_effects, make_patterns, small_effects
 from crosspatch.core.errors import BadInput
 from crosspatch.lenses.head_patterns import rank_heads
 from crosspatch.report import attention
 from crosspatch.report.page import page_html
+from crosspatch.sites import Site
 
 EVIL = "<script>alert(1)</script>"
 EFFECTS = make_effects(heads=4)
@@ -41,10 +42,17 @@ def test_bytes_come_out_pair_by_pair_head_by_head_run_by_run():
 def test_the_table_needs_no_script():
     """The first line is the head with the strongest effect: from the end it looks at S1, on the clean prompt."""
     line = attention.attention_of(EFFECTS, PATTERNS, rows()).lines[0]
-    assert line.site == "attn.head[11, 2]"
+    assert line.site == "attn.head[11, 2]@end"
     assert line.texts[0] == "end “to” → S1 “John” 0.98"
     assert "What a head attends to" in page_html(EFFECTS, attention=PATTERNS)
     assert "end “to” → S1 “John” 0.98" in page_html(EFFECTS, attention=PATTERNS).split("<script")[0]
+
+
+def test_a_shared_key_is_told_by_the_first_head_that_reads_it():
+    effects = small_effects([Site("attn.k", 1, 0, "S1")], np.ones((1, 8)))
+    line = attention.attention_of(effects, make_patterns(effects), rows(effects, "attn.k")).lines[0]
+    assert line.site == "attn.k[1, 0]@S1, head 0"
+    assert "→ S1 “" in line.texts[0]
 
 
 @pytest.mark.parametrize(

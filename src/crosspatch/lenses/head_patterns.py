@@ -85,8 +85,12 @@ class HeadPatterns:
         arrays, meta = read_result(folder, beside=BESIDE)
         try:
             return cls(
-                **{name: str(meta[name]) for name in ("model", "task")},
-                **{name: int(meta[name]) for name in ("layers", "heads", "kv_heads", "pairs")},
+                model=str(meta["model"]),
+                task=str(meta["task"]),
+                layers=int(meta["layers"]),
+                heads=int(meta["heads"]),
+                kv_heads=int(meta["kv_heads"]),
+                pairs=int(meta["pairs"]),
                 chosen=tuple((int(layer), int(head)) for layer, head in meta["chosen"]),
                 runs=tuple(map(str, meta["runs"])),
                 patterns=tuple(arrays[str(place)] for place in range(len(arrays))),

@@ -21,7 +21,7 @@ RUN_WORDS = {"clean": "clean run", "corrupt": "corrupted run"}
 
 @dataclass(frozen=True)
 class Line:
-    """The strongest entry of one head's attention in each run, as text."""
+    """The strongest entry of one site's attention in each run, as text; of a shared key or value by its first head."""
 
     site: str
     texts: tuple[str, ...]
@@ -126,8 +126,16 @@ def note_of(part: HeadPatterns, whole: HeadPatterns) -> str:
     return f"Attention of {heads} on {pairs} is on this page.{one if len(part.runs) == 1 else ''}"
 
 
+def _names(example: ExampleView) -> dict[int, str]:
+    """Name the positions that have names; of several the first."""
+    found: dict[int, str] = {}
+    for name, index in example.names.items():
+        found.setdefault(index, name)
+    return found
+
+
 def _pair(part: HeadPatterns, place: int, example: ExampleView) -> dict[str, Any]:
-    names = {str(index): name for name, index in reversed(example.names.items())}
+    names = {str(index): name for index, name in _names(example).items()}
     return {"tokens": [[shown(token) for token in run] for run in part.tokens[place]], "names": names}
 
 
@@ -142,7 +150,7 @@ def _line(row: Row, part: HeadPatterns, example: ExampleView) -> Line | None:
         entry_text(weights, tokens, example, at=at, key=key)
         for weights, tokens in zip(pattern, part.tokens[0], strict=True)
     )
-    return Line(f"attn.head[{heads[0][0]}, {heads[0][1]}]", tuple(texts))
+    return Line(f"{row.site}, head {heads[0][1]}" if key else str(row.site), tuple(texts))
 
 
 def entry_text(
@@ -164,6 +172,6 @@ def entry_text(
         shut[:] = True
         shut[(slice(None), at) if key else at] = False
     query, best = np.unravel_index(int(np.where(shut, -1, weights.astype(int)).argmax()), weights.shape)
-    names = {index: name for name, index in reversed(example.names.items())}
+    names = _names(example)
     places = [f"{names.get(int(i), int(i))} “{shown(tokens[int(i)])}”" for i in (query, best)]
     return f"{places[0]} → {places[1]} {number(float(weights[query, best]) / ONE)}"
