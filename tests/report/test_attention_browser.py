@@ -183,3 +183,16 @@ def test_it_prints_what_is_open_without_its_controls(visit, path):
     assert page.locator("#attention canvas").first.is_visible()
     assert page.locator("#choose-head").is_hidden()
     assert page.locator("#attention-close").is_hidden()
+
+
+def test_neurons_are_no_heads(visit, tmp_path):
+    """Their maps stand beside those of heads, and their sites are written alike."""
+    sites = [
+        Site(kind, layer, unit, "end") for kind in ("attn.head", "mlp.hidden") for layer in (0, 1) for unit in (0, 1)
+    ]
+    effects = small_effects(sites, np.ones((8, 8)))
+    page = visit(write_page(effects, tmp_path / "p.html", attention=make_patterns(effects)))
+    page.mouse.click(*spot(page, 1, 1, 1))
+    assert "mlp.hidden[1, 1]@end" in page.locator("#pinned tbody").inner_text()
+    page.wait_for_timeout(200)
+    assert page.locator("#attention-view").is_hidden()
