@@ -74,6 +74,21 @@ def test_several_metrics_are_compared_on_each_page(call, tiny):
         assert HeadPatterns.found(f"both/{metric}") is not None
 
 
+@pytest.mark.parametrize("lost", [(), ("kl",)], ids=["complete", "one lost"])
+def test_metrics_that_are_complete_are_not_run_again(call, tiny, lost):
+    """Resumed, they are kept as they are; where one is gone, the sweep is run again for all."""
+    words = ("patch", tiny, *HEADS, "--metric", "prob,kl", "--out", "both")
+    assert call(*words).exit_code == 0
+    first = page("both/prob")
+    for metric in lost:
+        assert call("runs", "remove", f"both/{metric}", "--yes").exit_code == 0
+    result = call(*words, "--resume")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("complete already") == (0 if lost else 2)
+    assert (page("both/prob") == first) is not bool(lost)
+    assert "Metrics compared" in page("both/kl")
+
+
 def test_a_metric_that_was_moved_away_is_not_missed(call, tiny):
     call("patch", tiny, *FEW, "--sites", "resid.pre@end", "--metric", "prob,kl", "--out", "both")
     Path("both/kl").rename("both/other")

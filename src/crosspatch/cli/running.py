@@ -81,14 +81,10 @@ def run_question(
 ) -> "list[Effects]":
     """Say the plan and run it, or what is left of it; one result a metric. Ctrl-C ends it early, not complete.
 
-    A run that was complete already is not run again if it is resumed. A journal in the options keeps finished patches.
+    A journal in the options keeps finished patches.
     """
     from crosspatch.engine import Options
 
-    if place.resume and place.complete:
-        assert place.earlier is not None
-        voice.say(f"{place.folder} is complete already: nothing is left to run.")
-        return [place.earlier]
     options = options or Options()
     plan = question.plan(options)
     metrics = ", ".join(one.metric for one in question.each)
@@ -97,6 +93,16 @@ def run_question(
         voice.say(f"{place.folder} holds finished work of a run that was stopped: {found_share(options.journal)}")
     progress = SavingProgress(voice.progress(), plan.forwards_saved)
     return question.run(replace(options, progress=progress))
+
+
+def complete_already(places: Sequence[Place], voice: Voice) -> "list[Effects]":
+    """Give what is resumed and was complete already, by each metric: it is not run again; nothing if any is not."""
+    found = [place.earlier for place in places if place.resume and place.complete and place.earlier is not None]
+    if len(found) < len(places):
+        return []
+    for place in places:
+        voice.say(f"{place.folder} is complete already: nothing is left to run.")
+    return found
 
 
 def how_words(question: Question) -> str:
@@ -124,7 +130,7 @@ def run_and_keep(question: Question, places: Sequence[Place], voice: Voice, *, h
     with ExitStack() as open_folders:
         for place in places:
             open_folders.enter_context(writable(place.folder))
-        found = run_question(question, places[0], voice, options=options)
+        found = complete_already(places, voice) or run_question(question, places[0], voice, options=options)
         if helper:
             if question.model.together:  # rank 0 runs the model once more, and cannot alone
                 for one, effects in zip(question.each, found, strict=True):
