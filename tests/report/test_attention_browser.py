@@ -163,6 +163,8 @@ def test_nothing_is_wider_than_a_telephone(visit, tmp_path, length):
     effects = small_effects([Site("attn.head", 1, 0, "end")], np.ones((1, 8)), examples=examples)
     page = opened(visit(write_page(effects, tmp_path / "p.html", attention=make_patterns(effects)), width=390), 1, 0, 0)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    inner = page.eval_on_selector_all("#attention-view figure", "all => all.map((e) => [e.scrollWidth, e.clientWidth])")
+    assert all(content <= room for content, room in inner)
     assert min(inks(page)) > 10
 
 

@@ -187,10 +187,10 @@ def test_it_works_under_its_policy_and_asks_for_nothing(visit, tmp_path):
 @in_browser
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_window(visit, tmp_path, width):
-    names = ("a-long-name-of-a-run-" * 3 + "1", "a-long-name-of-a-run-" * 3 + "2")
+    names = ("a_long_name_of_a_run_" * 3 + "1", "a_long_name_of_a_run_" * 3 + "2")
     page = visit(compare_page(list(zip(names, (FIRST, SECOND), strict=True)), tmp_path / "p.html"), width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("svg.map text").first.text_content() == "a-long-name-of-a…ame-of-a-run-1"
+    assert page.locator("svg.map text").first.text_content() == "a_long_name_of_a…ame_of_a_run_1"
 
 
 @in_browser
