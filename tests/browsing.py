@@ -32,3 +32,18 @@ def open_page(browser, where, complaints, *, width=1280, scheme="light", own=OWN
     page.goto(where if str(where).startswith("http") else Path(where).as_uri())
     page.wait_for_selector("html[data-ready]", state="attached", timeout=10_000)
     return page
+
+
+def spot(page, panel, row, column):
+    """Give the middle of a cell in the window."""
+    found = page.evaluate(
+        """([panel, row, column]) => {
+            const svg = document.querySelector(`figure[data-panel="${panel}"] svg.map`);
+            svg.scrollIntoView({ block: "center" });
+            const [left, top, width, height, , rows] = svg.dataset.grid.split(" ").map(Number);
+            const box = svg.getBoundingClientRect();
+            return [box.left + left + (column + 0.5) * width, box.top + top + (rows - row - 0.5) * height];
+        }""",
+        [panel, row, column],
+    )
+    return tuple(found)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from crosspatch.engine.effects import Effects, ExampleView
+from crosspatch.lenses import HeadPatterns
 from crosspatch.sites import Site
 
 NAMES = ("Mary", "John", "Anna", "Paul", "Lucy", "Mark", "Emma", "Tom", "Kate", "Jack")
@@ -145,3 +146,23 @@ def small_effects(sites: Sequence[Site] | None = None, raw: object = None, n: in
         **changes,
     }
     return Effects(sites=tuple(sites), raw=values.astype(np.float32), **settings)
+
+
+def make_patterns(effects: Effects, *, heads: int = 4, pairs: int = 8, runs: Sequence[str] = ("clean", "corrupt"),
+                  seed: int = 0) -> HeadPatterns:  # fmt: skip
+    """Make causal attention of all heads on the first pairs of effects; head [11, 2] looks from the end at S1."""
+    rng = np.random.default_rng(seed)
+    chosen = tuple((layer, head) for layer in range(effects.layers) for head in range(heads))
+    patterns, tokens = [], []
+    for example in effects.examples[:pairs]:
+        n = len(example.clean_tokens)
+        scores = rng.normal(0, 2, (len(runs), len(chosen), n, n)) + 3 * (np.arange(n) == 0)
+        if (11, 2) in chosen and n == 15:
+            scores[0, chosen.index((11, 2)), 14, 4] = 9.0
+        weights = np.exp(scores) * np.tri(n)
+        weights /= weights.sum(-1, keepdims=True)
+        patterns.append(np.rint(weights * 255).astype(np.uint8))
+        tokens.append(tuple(getattr(example, f"{run}_tokens") for run in runs))
+    about = {"model": effects.model, "task": effects.task, "layers": effects.layers, "pairs": effects.n}
+    sizes = {"heads": heads, "kv_heads": 1, "chosen": chosen, "runs": tuple(runs)}
+    return HeadPatterns(**about, **sizes, patterns=tuple(patterns), tokens=tuple(tokens))

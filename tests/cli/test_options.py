@@ -98,7 +98,7 @@ SURFACE = {
     "work": {"DIR", "--share", "--device"} | TALK,
     "workbench": {"MODEL", "--port", "--open", "--no-open", "--out", "--memory", "--device", "--dtype", "--layout"}
     | {"--quiet"},
-    "report": {"DIR", "--format", "--out"} | TALK,
+    "report": {"DIR…", "--format", "--out"} | TALK,
 }
 
 

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from crosspatch.core import stats
-from naive.stats import naive_benjamini_hochberg, naive_bootstrap_ratio, naive_familywise_p, naive_sign_flip_p
+from naive.stats import (
+    naive_benjamini_hochberg,
+    naive_bootstrap_ratio,
+    naive_familywise_p,
+    naive_ratio_difference,
+    naive_sign_flip_p,
+)
 
 
 def holed(shape, seed=0, share=0.2):
@@ -27,6 +33,27 @@ def test_bootstrap_mean_is_the_ratio_to_one():
     values = holed((4, 12))
     found = stats.bootstrap_mean(values, draws=200)
     np.testing.assert_allclose(found, naive_bootstrap_ratio(values, np.ones(12), 0.95, 200, 0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_difference_of_ratios_equals_the_naive_twin(paired):
+    """Paired: one draw for both sets. Else each has its own; sets may then differ in size."""
+    rng = np.random.default_rng(2)
+    first, second = (holed((4, 9)), rng.normal(3, 0.5, 9)), (holed((4, 9 if paired else 6), 3), rng.normal(2, 0.4, 9))
+    second = (second[0], second[1][: second[0].shape[1]])
+    found = stats.bootstrap_ratio_difference(first, second, paired=paired, level=0.9, draws=300, seed=5)
+    expected = naive_ratio_difference(first, second, paired=paired, level=0.9, draws=300, seed=5)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_paired_sets_that_move_together_differ_by_little():
+    """What pairs share drops out of their difference, and only then."""
+    values = np.random.default_rng(0).normal(1, 1, (1, 40))
+    sets = (values, np.ones(40)), (values - 0.1, np.ones(40))
+    low, high = stats.bootstrap_ratio_difference(*sets, paired=True)
+    np.testing.assert_allclose([low[0], high[0]], [0.1, 0.1])
+    low, high = stats.bootstrap_ratio_difference(*sets)
+    assert high[0] - low[0] > 0.5
 
 
 def test_sites_in_many_chunks_get_the_same_intervals(monkeypatch):

@@ -20,6 +20,24 @@ def naive_bootstrap_ratio(raw, gap, level, draws, seed):
     return np.array(low), np.array(high)
 
 
+def naive_ratio_difference(first, second, *, paired, level, draws, seed):
+    """The same of the difference of two ratios, each of its own draws; the same draws where the sets are paired."""
+    ends = []
+    for rows in zip(first[0], second[0], strict=True):
+        samples = []
+        for place, (site, gap) in enumerate(zip(rows, (first[1], second[1]), strict=True)):
+            rng = np.random.default_rng(seed if paired else seed + place)
+            sample = []
+            for draw in rng.integers(0, len(gap), size=(draws, len(gap))):
+                values = [site[i] for i in draw if not np.isnan(site[i])]
+                mean = sum(values) / len(values) if values else np.nan
+                sample.append(mean / (sum(gap[i] for i in draw) / len(draw)))
+            samples.append(sample)
+        difference = np.array(samples[0]) - np.array(samples[1])
+        ends.append(np.nanpercentile(difference, [50 - 50 * level, 50 + 50 * level]))
+    return np.array(ends).T
+
+
 def naive_sign_flip_p(values):
     """The share of all sign vectors whose |sum| reaches the observed one."""
     p = []

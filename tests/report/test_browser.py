@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from browsing import MARKS, open_page
+from browsing import MARKS, open_page, spot
 from builders import make_effects, small_effects, with_holes
 from crosspatch.engine.effects import ExampleView
 from crosspatch.sites import Site
@@ -20,21 +20,6 @@ pytestmark = MARKS
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return make_effects(heads=4).report(tmp_path_factory.mktemp("page") / "ioi.html")
-
-
-def spot(page, panel, row, column):
-    """Give the middle of a cell in the window."""
-    found = page.evaluate(
-        """([panel, row, column]) => {
-            const svg = document.querySelector(`figure[data-panel="${panel}"] svg.map`);
-            svg.scrollIntoView({ block: "center" });
-            const [left, top, width, height, , rows] = svg.dataset.grid.split(" ").map(Number);
-            const box = svg.getBoundingClientRect();
-            return [box.left + left + (column + 0.5) * width, box.top + top + (rows - row - 0.5) * height];
-        }""",
-        [panel, row, column],
-    )
-    return tuple(found)
 
 
 def pressed(page):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crosspatch.cli import options as given
+from crosspatch.cli.beside import Beside
 from crosspatch.cli.folder import Place, find_place, is_complete, writable
 from crosspatch.cli.question import Ask, Question, make_task, open_model, pose
 from crosspatch.cli.running import Keeping, keep, run_question, tell_failed
@@ -54,7 +55,7 @@ def demo(
     with writable(place.folder):
         effects = _sweep(question, place, voice)
         again = _sweep(_pose(model, voice, sites=HEADS, n=n, seed=seed + 1), place, voice)
-        outcome = keep(question, effects, place, how=Keeping())
+        outcome = keep(question, effects, place, how=Keeping(), beside=Beside(question, place, voice, [effects]))
     heads = same_heads(outcome.effects, again)
     voice.document({**outcome.summary, "same_heads": heads})
     voice.show(*effects_text(outcome.effects, strongest(outcome.effects)))

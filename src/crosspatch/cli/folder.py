@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ROOT = Path("runs")
 AUDIT = "audit.json"
 ARRAYS, META, PAGE, SUMMARY = "arrays.safetensors", "meta.json", "report.html", "summary.json"
+ATTENTION = ("attention.safetensors", "attention.json")  # of the heads that a run swept
+COMPARED = "compare.html"  # the page of several runs, in the folder of the first
 SCORE = "score"  # the folder of a circuit's scores, in the circuit's own
 JOURNAL = "journal"  # finished patches of a run that has not come to its end
 EXPORTS = ("effects.csv", "effects.json", "effects.md", "effects.parquet")
@@ -259,7 +261,7 @@ def remove_run(folder: Path) -> list[str]:
                 if (path / META).exists():
                     remove_run(path)
             (folder / AUDIT).unlink(missing_ok=True)
-        for name in (ARRAYS, META, PAGE, SUMMARY, *EXPORTS):
+        for name in (ARRAYS, META, PAGE, SUMMARY, COMPARED, *ATTENTION, *EXPORTS):
             (folder / name).unlink(missing_ok=True)
         rmtree(folder / JOURNAL, ignore_errors=True)
         if (folder / SCORE).is_dir():

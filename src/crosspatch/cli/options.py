@@ -185,3 +185,6 @@ DryRun = Annotated[bool, _option("--dry-run", help="Print the plan with memory a
 Json = Annotated[bool, _option("--json", help="Print one JSON document and nothing else on standard output.")]
 Quiet = Annotated[bool, _option("--quiet", help="No progress and no messages, only results and errors.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.", show_default=False)]
+RunFolders = Annotated[
+    list[Path], typer.Argument(metavar="DIR…", help="A run folder, or several to compare.", show_default=False)
+]

@@ -1,7 +1,7 @@
 """`report`: the page or the numbers of a saved run, as one file."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crosspatch.cli import options as given
-from crosspatch.cli.folder import PAGE, audit_in, what_in
+from crosspatch.cli.beside import beside_in
+from crosspatch.cli.folder import COMPARED, PAGE, audit_in, what_in
 from crosspatch.cli.say import Voice
 from crosspatch.cli.show import ending
 from crosspatch.cli.study import show_study
@@ -43,23 +44,27 @@ OutFile = Annotated[
 
 
 def report(
-    folder: given.RunFolder,
+    folders: given.RunFolders,
     *,
     form: FormatOption = Format.html,
     out: OutFile = None,
     json: given.Json = False,
     quiet: given.Quiet = False,
 ) -> None:
-    """Write the page, or the numbers, of a saved run.
+    """Write the page, or the numbers, of a saved run; of several runs, a page that compares them.
 
     \b
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c --format csv --out -
+    crosspatch report runs/ioi-gemma-3-270m-7f3a2c runs/ioi-gemma-3-1b-c92d10
     """
     from crosspatch import load
     from crosspatch.core.store import write_whole
 
-    voice = Voice(json, quiet)
+    voice, folder = Voice(json, quiet), folders[0]
+    if len(folders) > 1:
+        _write_comparison(folders, form, out or folder / COMPARED, voice)
+        return
     if audit_in(folder):
         _write_audit(folder, form, out or folder / PAGE, voice)
         return
@@ -72,7 +77,7 @@ def report(
         show_study(folder, out or folder / PAGE, voice)
         return
     effects = load(folder)
-    written = _writer(form)(effects)
+    written = _writer(form, folder)(effects)
     content = written if isinstance(written, bytes) else written.encode("utf-8", errors="replace")
     if out == STANDARD_OUTPUT and json:
         raise BadInput("--json and --out - both want standard output: leave one of them out.")
@@ -83,6 +88,27 @@ def report(
     write_whole(path, content)
     voice.document({"format": form.value, "path": path, "finding": effects.finding()})
     voice.show(*ending(effects, folder, path))
+
+
+def _write_comparison(folders: Sequence[Path], form: Format, path: Path, voice: Voice) -> None:
+    """Write the page that compares several runs. Raises BadInput for other forms and for folders without effects."""
+    from crosspatch import load
+    from crosspatch.report.compare import compare_page
+
+    if form is not Format.html or path == STANDARD_OUTPUT:
+        raise BadInput("several runs are compared on a page, written to a file: give one run for other forms.")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise BadInput("a run cannot be compared with itself: give each folder once.")
+    for folder in folders:
+        if audit_in(folder) or what_in(folder) in ("circuit", "study"):
+            raise BadInput(f"{folder} holds no run of patching: only effects of sites can be compared.")
+    names = [folder.resolve().name for folder in folders]
+    names = names if len(set(names)) == len(names) else list(map(str, folders))
+    found = [load(folder) for folder in folders]
+    written = compare_page(list(zip(names, found, strict=True)), path)
+    findings = {name: effects.finding() for name, effects in zip(names, found, strict=True)}
+    voice.document({"format": form.value, "path": written, "findings": findings})
+    voice.show(*(f"{name}: {finding}" for name, finding in findings.items()), f"report → {written}")
 
 
 def _write_audit(folder: Path, form: Format, path: Path, voice: Voice) -> None:
@@ -112,13 +138,13 @@ def _write_circuit(folder: Path, form: Format, path: Path, voice: Voice) -> None
     voice.show(told, f"report → {written}")
 
 
-def _writer(form: Format) -> "Callable[[Effects], str | bytes]":
-    """Give what writes a run in a form; numpy and the page's template are loaded only here."""
+def _writer(form: Format, folder: Path) -> "Callable[[Effects], str | bytes]":
+    """Give what writes a folder's run in a form; numpy and the page's template are loaded only here."""
     from crosspatch.report import exports
     from crosspatch.report.page import page_html
 
     known: dict[Format, Callable[[Effects], str | bytes]] = {
-        Format.html: page_html,
+        Format.html: lambda effects: page_html(effects, **beside_in(folder, effects)),
         Format.csv: exports.csv_text,
         Format.json: exports.json_text,
         Format.md: exports.markdown_text,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from crosspatch.cli.beside import Beside, keep_attention, name_metrics
 from crosspatch.cli.crew import helper_rank
 from crosspatch.cli.folder import JOURNAL, PAGE, Place, done_share, found_share, is_complete, writable, write_summary
 from crosspatch.cli.question import Question, with_setting
@@ -80,14 +81,10 @@ def run_question(
 ) -> "list[Effects]":
     """Say the plan and run it, or what is left of it; one result a metric. Ctrl-C ends it early, not complete.
 
-    A run that was complete already is not run again if it is resumed. A journal in the options keeps finished patches.
+    A journal in the options keeps finished patches.
     """
     from crosspatch.engine import Options
 
-    if place.resume and place.complete:
-        assert place.earlier is not None
-        voice.say(f"{place.folder} is complete already: nothing is left to run.")
-        return [place.earlier]
     options = options or Options()
     plan = question.plan(options)
     metrics = ", ".join(one.metric for one in question.each)
@@ -96,6 +93,16 @@ def run_question(
         voice.say(f"{place.folder} holds finished work of a run that was stopped: {found_share(options.journal)}")
     progress = SavingProgress(voice.progress(), plan.forwards_saved)
     return question.run(replace(options, progress=progress))
+
+
+def complete_already(places: Sequence[Place], voice: Voice) -> "list[Effects]":
+    """Give what is resumed and was complete already, by each metric: it is not run again; nothing if any is not."""
+    found = [place.earlier for place in places if place.resume and place.complete and place.earlier is not None]
+    if len(found) < len(places):
+        return []
+    for place in places:
+        voice.say(f"{place.folder} is complete already: nothing is left to run.")
+    return found
 
 
 def how_words(question: Question) -> str:
@@ -123,15 +130,17 @@ def run_and_keep(question: Question, places: Sequence[Place], voice: Voice, *, h
     with ExitStack() as open_folders:
         for place in places:
             open_folders.enter_context(writable(place.folder))
-        found = run_question(question, places[0], voice, options=options)
+        found = complete_already(places, voice) or run_question(question, places[0], voice, options=options)
         if helper:
             if question.model.together:  # rank 0 runs the model once more, and cannot alone
                 for one, effects in zip(question.each, found, strict=True):
                     clean_accuracy(one, effects)
             voice.say(f"rank {helper[0]} of {helper[1]}: its share is done; rank 0 keeps the results.")
             raise typer.Exit
+        found = name_metrics(found, places)
+        beside = Beside(question, places[0], voice, found)
         each = zip(question.each, found, places, strict=True)
-        return [keep(one, effects, place, how=how) for one, effects, place in each]
+        return [keep(one, effects, place, how=how, beside=beside) for one, effects, place in each]
 
 
 def tell(outcomes: Sequence["Outcome"], places: Sequence[Place], voice: Voice, *, top: int) -> int:
@@ -153,8 +162,8 @@ def tell(outcomes: Sequence["Outcome"], places: Sequence[Place], voice: Voice, *
     return max(outcome.code for outcome in outcomes)
 
 
-def keep(question: Question, effects: "Effects", place: Place, *, how: Keeping) -> Outcome:
-    """Save effects, page and summary in the run folder, and check the clean prompts.
+def keep(question: Question, effects: "Effects", place: Place, *, how: Keeping, beside: Beside) -> Outcome:
+    """Save effects, what stands beside them, page and summary in the run folder, and check the clean prompts.
 
     An interrupted run never replaces a complete one. Raises BadInput if something cannot be written.
     """
@@ -163,13 +172,15 @@ def keep(question: Question, effects: "Effects", place: Place, *, how: Keeping) 
     with writable(place.folder):
         effects.save(place.folder)  # first of all: what follows may run the model, and be interrupted
     accuracy = clean_accuracy(question, effects)
+    others, attention = beside.others(effects), beside.attention
     effects = with_setting(effects, "clean_accuracy", accuracy)
     check = accuracy_check(accuracy, how.required)
     page = place.folder / PAGE if how.report else None
     with writable(place.folder):
         effects.save(place.folder)
+        keep_attention(place.folder, attention)
         if page is not None:
-            effects.report(page)
+            effects.report(page, attention=attention, others=others)
         more = {"accuracy": accuracy, "checks": [check], "folder": place.folder, "report": page}
         summary = summary_of(effects, top=how.top, more=more)
         write_summary(place.folder, summary)

@@ -58,13 +58,35 @@ def bootstrap_difference(
 
     The two sets of examples are drawn independently. NaN as in `bootstrap_mean`, for either set.
     """
-    sets = [each.astype(np.float64) for each in (first, second)]
-    weights = [resample_weights(each.shape[1], draws=draws, seed=seed + i) for i, each in enumerate(sets)]
-    low, high = np.full(len(first), np.nan), np.full(len(first), np.nan)
-    for part in _chunks(len(first)):
-        means = [_weighted_means(each[part], drawn) for each, drawn in zip(sets, weights, strict=True)]
-        low[part], high[part] = percentile_interval(means[0] - means[1], level)
-    too_few = np.any([(~np.isnan(each)).sum(axis=1) < 2 for each in sets], axis=0)
+    sets = [(each, np.ones(each.shape[1])) for each in (first, second)]
+    return bootstrap_ratio_difference(sets[0], sets[1], level=level, draws=draws, seed=seed)
+
+
+def bootstrap_ratio_difference(
+    first: tuple[SiteByExample, Float[np.ndarray, " example"]],
+    second: tuple[Float[np.ndarray, "site other"], Float[np.ndarray, " other"]],
+    *,
+    paired: bool = False,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[Sites, Sites]:
+    """Give the percentile bootstrap interval of the difference of two mean(raw) / mean(gap), as (low, high).
+
+    Each set is (raw, gap) and is drawn jointly, as in `bootstrap_ratio`. The two sets are drawn independently, or, with
+    `paired`, together: example by example they are then the same. NaN as in `bootstrap_mean`, for either set.
+    """
+    sets = [(raw.astype(np.float64), gap.astype(np.float64)) for raw, gap in (first, second)]
+    weights = [
+        resample_weights(len(gap), draws=draws, seed=seed if paired else seed + i) for i, (_, gap) in enumerate(sets)
+    ]
+    scales = [_weighted_means(gap[None], drawn) for (_, gap), drawn in zip(sets, weights, strict=True)]
+    low, high = np.full(len(sets[0][0]), np.nan), np.full(len(sets[0][0]), np.nan)
+    for part in _chunks(len(low)):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = [_weighted_means(sets[i][0][part], weights[i]) / scales[i] for i in range(2)]
+        low[part], high[part] = percentile_interval(ratios[0] - ratios[1], level)
+    too_few = np.any([(~np.isnan(raw)).sum(axis=1) < 2 for raw, _ in sets], axis=0)
     low[too_few] = high[too_few] = np.nan
     return low, high
 

@@ -19,21 +19,30 @@ FORMAT = 1
 ARRAYS, META = "arrays.safetensors", "meta.json"
 
 
-def write_result(folder: str | Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Path:
+def write_result(
+    folder: str | Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], *, beside: str = ""
+) -> Path:
     """Save arrays and JSON-able meta in a folder, made if needed; give the folder.
 
-    Raises BadInput where the folder cannot be written (full disk, no permission) or meta is not JSON.
+    What stands beside a folder's own result has a name: `beside="attention"` writes attention.safetensors and
+    attention.json. Raises BadInput where the folder cannot be written (full disk, no permission) or meta is not JSON.
     """
     folder = Path(folder)
     body = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     text = _to_json({"format": FORMAT, "arrays_sha256": sha256(body).hexdigest(), "meta": dict(meta)})
     # The arrays go first: a stop in between leaves an old meta.json whose checksum tells.
-    write_whole(folder / ARRAYS, body)
-    write_whole(folder / META, text.encode())
+    arrays_name, meta_name = file_names(beside)
+    write_whole(folder / arrays_name, body)
+    write_whole(folder / meta_name, text.encode())
     return folder
 
 
-def read_result(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def file_names(beside: str = "") -> tuple[str, str]:
+    """Name the files of a result, or of what stands beside it: arrays, meta."""
+    return (f"{beside}.safetensors", f"{beside}.json") if beside else (ARRAYS, META)
+
+
+def read_result(folder: str | Path, *, beside: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Load what `write_result` saved, as (arrays, meta).
 
     Raises BadInput if there is no such folder, CorruptFile if its content is not what was written.
@@ -41,17 +50,19 @@ def read_result(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, An
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(f"no result folder at {str(folder)!r}. Give the folder that `save` or `--out` wrote.")
-    head = _read_head(folder / META)
-    body = _read_bytes(folder / ARRAYS)
+    arrays_name, meta_name = file_names(beside)
+    head = _read_head(folder / meta_name)
+    body = _read_bytes(folder / arrays_name)
     if sha256(body).hexdigest() != head["arrays_sha256"]:
         raise CorruptFile(
-            f"{str(folder / ARRAYS)!r} does not match the checksum in {META}: the file was cut short or changed. "
-            "Run the sweep again, or copy the folder again from its source."
+            f"{str(folder / arrays_name)!r} does not match the checksum in {meta_name}: the file was cut short or "
+            "changed. Run the sweep again, or copy the folder again from its source."
         )
     try:
         return load(body), head["meta"]
     except (SafetensorError, KeyError, TypeError) as error:
-        raise CorruptFile(f"{str(folder / ARRAYS)!r} is no safetensors file: {error}. Run the sweep again.") from None
+        text = f"{str(folder / arrays_name)!r} is no safetensors file: {error}. Run the sweep again."
+        raise CorruptFile(text) from None
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -106,6 +117,6 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise CorruptFile(f"{str(path)!r} is missing: a result folder holds {ARRAYS} and {META}.") from None
+        raise CorruptFile(f"{str(path)!r} is missing: a result is two files, arrays and their description.") from None
     except OSError as error:
         raise BadInput(f"cannot read {str(path)!r}: {error.strerror or error}. Check its permissions.") from error

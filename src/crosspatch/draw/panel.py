@@ -73,7 +73,9 @@ def lay_out(panel: Panel, *, room: int = 320, tall: int = 306) -> Layout:
     labels = max(math.ceil(max(map(text_width, panel.rows), default=0)) + 8, len(panel.row_word) * 5 + 4)
     # The slanted label of column i ends under its cell and begins `reach` pixels to the left.
     left = max([labels, *(far + 8 - int((i + 0.5) * cell_width) for i, far in enumerate(reach))])
-    width = max(left + columns * cell_width + 6, math.ceil(len(panel.title) * 7.4) + 4)
+    width = max(
+        left + columns * cell_width + 6, math.ceil(max(len(panel.title) * 7.4, text_width(panel.title) * 1.2)) + 4
+    )
     height = _TOP + rows * cell_height + (14 if flat else 0) + (max(reach, default=0) + 16 if any(hanging) else 6)
     row_step = max(1, math.ceil(11 / cell_height))
     return Layout(left, _TOP, cell_width, cell_height, width, height, column_step, row_step, flat)

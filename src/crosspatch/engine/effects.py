@@ -276,11 +276,15 @@ class Effects:
         except (KeyError, TypeError, ValueError, LookupError) as error:
             raise CorruptFile(f"{str(folder)!r} holds no effects as crosspatch writes them: {error}.") from error
 
-    def report(self, path: str | Path) -> Path:
-        """Write one self-contained HTML page; give its path. Raises BadInput if it cannot be written."""
+    def report(self, path: str | Path, *, attention: Any = None, others: Sequence["Effects"] = ()) -> Path:
+        """Write one self-contained HTML page; give its path. Raises BadInput if it cannot be written.
+
+        `attention`, the `lenses.HeadPatterns` of the same model and task, shows what a head attends to when clicked;
+        `others`, the same sweep by other metrics, are compared with this one.
+        """
         from crosspatch.report import write_page
 
-        return write_page(self, path)
+        return write_page(self, path, attention=attention, others=others)
 
     @cached_property
     def _memo(self) -> dict[Any, Any]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosspatch.lenses.encoder import EncoderLens, encoder_lens
+    from crosspatch.lenses.head_patterns import HeadPatterns, read_head_patterns
     from crosspatch.lenses.labels import HeadLabels, Repeated, label_heads
     from crosspatch.lenses.lens_view import LensView
     from crosspatch.lenses.probe_data import Probing
@@ -22,6 +23,7 @@ _HOME = {
     "AttentionView": "views",
     "EncoderLens": "encoder",
     "HeadLabels": "labels",
+    "HeadPatterns": "head_patterns",
     "LensView": "lens_view",
     "ProbeResult": "probe_result",
     "ProbedLayers": "probed_layers",
@@ -35,6 +37,7 @@ _HOME = {
     "logit_lens_any": "stacks",
     "probe": "probing",
     "probe_layers": "probing",
+    "read_head_patterns": "head_patterns",
     "stream_features": "streams",
     "train_tuned_lens": "tuning",
 }
@@ -42,6 +45,7 @@ __all__ = [
     "AttentionView",
     "EncoderLens",
     "HeadLabels",
+    "HeadPatterns",
     "LensView",
     "ProbeResult",
     "ProbedLayers",
@@ -55,6 +59,7 @@ __all__ = [
     "logit_lens_any",
     "probe",
     "probe_layers",
+    "read_head_patterns",
     "stream_features",
     "train_tuned_lens",
 ]

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from crosspatch.report.circuit import circuit_page, write_circuit
     from crosspatch.report.circuit_content import CircuitContent, CircuitCurve, ScoreLine
     from crosspatch.report.circuit_making import content_of_circuit
+    from crosspatch.report.compare import compare_page
     from crosspatch.report.page import write_page
     from crosspatch.report.study import study_page, write_study
 
@@ -17,6 +18,7 @@ _HOME = {
     "ScoreLine": "circuit_content",
     "content_of_circuit": "circuit_making",
     "circuit_page": "circuit",
+    "compare_page": "compare",
     "study_page": "study",
     "write_audit": "audit",
     "write_circuit": "circuit",
@@ -28,6 +30,7 @@ __all__ = [
     "CircuitCurve",
     "ScoreLine",
     "circuit_page",
+    "compare_page",
     "content_of_circuit",
     "study_page",
     "write_audit",

@@ -1,7 +1,6 @@
 """Assemble the page of an audit: verdict, findings, agreement, correlations, maps of every way, windows, cost."""
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,13 @@ from crosspatch.core.store import write_whole
 from crosspatch.draw import Scale, colour_bar_svg, heatmap_svg, nice_limit, number
 from crosspatch.draw.heatmap import class_paint
 from crosspatch.engine.effects import Effects, Grid
-from crosspatch.engine.wording import ends, metric_words
+from crosspatch.engine.wording import metric_words
 from crosspatch.referee.compare import inflations, single_sites
 from crosspatch.referee.rules import INFLATED
 from crosspatch.report import sections
+from crosspatch.report.correlations import correlation_bar, correlation_svg
 from crosspatch.report.frame import clean_text, page_style, policy, template
-from crosspatch.report.set_up import DIRECTIONS, corruption_words
+from crosspatch.report.set_up import DIRECTIONS, corruption_words, shared_ends
 
 if TYPE_CHECKING:
     from crosspatch.referee import Audit, Finding, Setting
@@ -55,7 +55,6 @@ STYLE = """
 .way .maps { align-items: flex-start; }
 .way > p.off { font-style: italic; }
 .share .back { fill: var(--line); }
-.map .none { fill: var(--line); }
 """
 SCRIPT = """
 for (const button of document.querySelectorAll("button[data-copy]")) {
@@ -172,33 +171,13 @@ def share_svg(helping: float, hurting: float) -> str:
 
 
 def _correlations(audit: "Audit") -> dict[str, Any]:
-    scale = Scale(1.0, "opposite order", "same order")
+    names = list(map(str, audit.telling))
     return {
-        "correlations": correlation_svg(audit) if len(audit.telling) > 1 else "",
-        "correlation_bar": colour_bar_svg(scale, paint=class_paint, unit="rank correlation"),
+        "correlations": correlation_svg(names, audit.correlations, cell=CELL, what="settings")
+        if len(names) > 1
+        else "",
+        "correlation_bar": correlation_bar(),
     }
-
-
-def correlation_svg(audit: "Audit") -> str:
-    """Draw the rank correlations of every two telling settings: rows with their names, columns with their numbers."""
-    scale, settings, values = Scale(1.0), audit.telling, audit.correlations
-    names = [f"{place} {setting}" for place, setting in enumerate(settings, start=1)]
-    left, top, size = round(6.1 * max(map(len, names))) + 12, 20, CELL * len(settings)
-    parts = []
-    for i, first in enumerate(settings):
-        y = top + i * CELL
-        parts.append(f'<text x="{left - 6}" y="{y + 11}" text-anchor="end">{escape(names[i])}</text>')
-        parts.append(f'<text x="{left + i * CELL + 7}" y="{top - 5}" text-anchor="middle">{i + 1}</text>')
-        for j, second in enumerate(settings):
-            value = float(values[i, j])
-            colour = 'class="none"' if np.isnan(value) else class_paint(scale.level(value))
-            told = f"{first} and {second}: {'too few sites to rank' if np.isnan(value) else number(value)}"
-            box = f"M{left + j * CELL} {y}h{CELL - 1}v{CELL - 1}h-{CELL - 1}z"
-            parts.append(f'<path {colour} d="{box}"><title>{escape(told)}</title></path>')
-    start = f'<svg class="map" viewBox="0 0 {left + size + 4} {top + size + 4}" width="{left + size + 4}" '
-    label = f"Rank correlations between {len(settings)} settings; the numbers stand in the titles of the cells"
-    font = 'font-family="ui-sans-serif,system-ui,sans-serif" font-size="10" fill="currentColor"'
-    return f'{start}height="{top + size + 4}" role="img" aria-label="{label}" {font}>{"".join(parts)}</svg>'
 
 
 def _maps(audit: "Audit") -> dict[str, Any]:
@@ -208,7 +187,8 @@ def _maps(audit: "Audit") -> dict[str, Any]:
     told = [grids[setting] for setting in chosen if setting in audit.telling]
     values = [grid.values.ravel() for each in told for grid in each]
     limit = nice_limit(np.concatenate(values), cap=1.5) if values else 1.0
-    scale, spoken = Scale(limit, *_ends(chosen)), sum(map(len, values)) <= MOST_SPOKEN
+    scale = Scale(limit, *shared_ends((each.direction for each in chosen), normalised=True))
+    spoken = sum(map(len, values)) <= MOST_SPOKEN
     rows = [
         {
             "name": corruption,
@@ -224,13 +204,6 @@ def _maps(audit: "Audit") -> dict[str, Any]:
         "bar": colour_bar_svg(scale, paint=class_paint, unit="share of the gap", hatched=hatched),
         "misses": any(scale.misses(float(value)) for part in values for value in part),
     }
-
-
-def _ends(settings: "Sequence[Setting]") -> tuple[str, str]:
-    """Give the words for both ends of the scale, of both directions where both are there."""
-    words = [ends(way, normalised=True) for way in dict.fromkeys(setting.direction for setting in settings)]
-    low, high = (" / ".join(pair) for pair in zip(*words, strict=True))
-    return low, high
 
 
 def _way(audit: "Audit", setting: "Setting", grids: Sequence[Grid], scale: Scale, *, spoken: bool) -> dict[str, Any]:

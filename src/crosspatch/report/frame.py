@@ -47,9 +47,9 @@ def read_asset(name: str) -> str:
 
 
 @cache
-def page_script(name: str) -> str:
-    """Give a page's script, behind what the scripts of all pages share."""
-    return f"{read_asset('common.js')}\n{read_asset(name)}"
+def page_script(*names: str) -> str:
+    """Give a page's scripts, behind what the scripts of all pages share."""
+    return "\n".join(map(read_asset, ("common.js", *names)))
 
 
 @cache

@@ -13,8 +13,11 @@ from crosspatch.draw.heatmap import class_paint
 from crosspatch.engine.effects import MOST_CELLS, Effects, Grid
 from crosspatch.engine.tables import Row
 from crosspatch.engine.wording import ends, metric_words, normalisation_words
+from crosspatch.lenses import HeadPatterns
 from crosspatch.report import sections
+from crosspatch.report.attention import attention_of
 from crosspatch.report.frame import clean_text, page_script, page_style, policy, template
+from crosspatch.report.metrics import compare_metrics
 from crosspatch.report.payload import Payload, build_payload
 from crosspatch.report.set_up import how_lines, kicker
 from crosspatch.report.verification import verification
@@ -23,30 +26,38 @@ from crosspatch.sites import KINDS, split_stack
 TOP_ROWS, UNIT_ROWS = 20, 8
 
 
-def write_page(effects: Effects, path: str | Path) -> Path:
+def write_page(
+    effects: Effects, path: str | Path, *, attention: HeadPatterns | None = None, others: Sequence[Effects] = ()
+) -> Path:
     """Write effects as one HTML file without any reference to the network; give its path.
 
-    Raises BadInput if the file cannot be written.
+    With `attention`, a head that is clicked in its map shows what it attends to; `others` are the same sweep by other
+    metrics, which the page compares. Raises BadInput if the file cannot be written, for attention of another model or
+    other prompts, and for others that are not of the same sweep.
     """
     path = Path(path)
-    write_whole(path, page_html(effects).encode("utf-8", errors="replace"))
+    html = page_html(effects, attention=attention, others=others)
+    write_whole(path, html.encode("utf-8", errors="replace"))
     return path
 
 
-def page_html(effects: Effects) -> str:
-    """Give the page as text."""
+def page_html(effects: Effects, *, attention: HeadPatterns | None = None, others: Sequence[Effects] = ()) -> str:
+    """Give the page as text. Raises BadInput for attention and others as `write_page` does."""
     grids, claim = effects.drawable(), effects.claim()
     rows = list(effects.top(TOP_ROWS))
     strongest = [row for kind in effects.kinds for row in effects.top(1, kind=kind)]
     heads = [row for grid in grids if _has_units(grid) for row in effects.top(UNIT_ROWS, kind=grid.kind)]
+    inside = attention_of(effects, attention, heads) if heads else None
     payload = build_payload(effects, grids, top=sorted({row.index for row in (*rows, *strongest, *heads)}))
     html = template("page.html").render(
         finding=effects.finding(),
         chips=sections.chips(effects),
         strongest=sections.top_lines(effects, strongest),
         heads=sections.top_lines(effects, heads),
+        attention=inside,
         verified=verification(effects),
-        **_frame(effects),
+        metrics=compare_metrics(effects, others),
+        **_frame(effects, ("viz.js", "attention.js") if inside else ("viz.js",)),
         **_set_up(effects),
         **_drawings(effects, grids, best=None if claim.row is None else claim.row.index),
         **_tables(effects, rows, payload=payload),
@@ -54,8 +65,8 @@ def page_html(effects: Effects) -> str:
     return clean_text(html)
 
 
-def _frame(effects: Effects) -> dict[str, Any]:
-    style, script = page_style(), page_script("viz.js")
+def _frame(effects: Effects, scripts: Sequence[str]) -> dict[str, Any]:
+    style, script = page_style(), page_script(*scripts)
     return {"effects": effects, "style": style, "script": script, "policy": policy(style, script)}
 
 

@@ -38,11 +38,11 @@ def build_payload(effects: Effects, grids: Sequence[Grid], *, top: Sequence[int]
     place = {site: number for number, site in enumerate(shown_sites)}
     partial = part.raw.size > MOST_VALUES
     rows = [place[site] for site in top] if partial else list(range(len(shown_sites)))
-    summary = _summary(part, effects.q_values()[shown_sites])
-    numbers, rounded = _pack_all(summary, part.raw[rows])
+    summary = summary_columns(part, effects.q_values()[shown_sites])
+    numbers, rounded = pack_all(summary, part.raw[rows])
     facts = _facts(effects, part)
-    facts |= {"rows": rows if partial else None, "panels": [_panel(grid, place) for grid in grids]}
-    names = _deflated("\n".join(map(str, part.sites)).encode())
+    facts |= {"rows": rows if partial else None, "panels": [panel_facts(grid, place) for grid in grids]}
+    names = deflated("\n".join(map(str, part.sites)).encode())
     return Payload(to_script_json(facts), names, numbers, rounded, partial)
 
 
@@ -58,21 +58,23 @@ def pack(values: Float32[np.ndarray, "..."], *, drop: int = 0) -> str:
     if drop:
         bits = (bits + (1 << (drop - 1))) >> drop << drop
     planes = bits.astype("<u4").view(np.uint8).reshape(-1, 4).T
-    return _deflated(planes.tobytes())
+    return deflated(planes.tobytes())
 
 
-def _deflated(content: bytes) -> str:
+def deflated(content: bytes) -> str:
+    """Deflate bytes, in base64."""
     return b64encode(zlib.compress(content, 9)).decode("ascii")
 
 
-def _pack_all(summary: np.ndarray, raw: np.ndarray) -> tuple[str, bool]:
+def pack_all(summary: np.ndarray, raw: np.ndarray) -> tuple[str, bool]:
     """Pack exactly where that is small enough, else rounded; tell whether it was rounded."""
     values = np.concatenate([summary.ravel(), raw.ravel()]).astype(np.float32)
     exact = pack(values)
     return (exact, False) if len(exact) <= MOST_BYTES else (pack(values, drop=_DROPPED_BITS), True)
 
 
-def _summary(part: Effects, q: np.ndarray) -> np.ndarray:
+def summary_columns(part: Effects, q: np.ndarray) -> np.ndarray:
+    """Give what the page tells of each site, `[column, site]`, in the order of `COLUMNS`."""
     low, high = part.interval(scale="normalised")
     raw_low, raw_high = part.interval(scale="raw")
     pairs = (~np.isnan(part.raw)).sum(axis=1)
@@ -80,7 +82,8 @@ def _summary(part: Effects, q: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(column, dtype=np.float32) for column in columns])
 
 
-def _panel(grid: Grid, place: dict[int, int]) -> dict[str, Any]:
+def panel_facts(grid: Grid, place: Mapping[int, int]) -> dict[str, Any]:
+    """Describe a map: the place of each cell's site among those of the page, and the words of rows and columns."""
     index = [[place.get(int(site), -1) for site in row] for row in grid.index]
     rows = [f"{grid.kind}[{row}]" if row else grid.kind for row in grid.rows]
     return {"index": index, "rows": rows, "columns": list(grid.columns)}

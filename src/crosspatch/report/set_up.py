@@ -1,8 +1,9 @@
 """Say in words how a result was made: the corrupt runs, ablations, paths, cuts and windows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from crosspatch.engine.wording import ends
 from crosspatch.sites import Edge, Group
 
 if TYPE_CHECKING:
@@ -84,6 +85,13 @@ def corruption_words(corruption: Mapping[str, Any]) -> str:
         "resample": f"the clean prompt with another pair's tokens {place} (seed {corruption.get('seed', 0)})",
     }
     return known.get(by, f"the task's {by} prompts")
+
+
+def shared_ends(directions: Iterable[str], *, normalised: bool) -> tuple[str, str]:
+    """Give the words for both ends of a scale that several directions share, those of each where they differ."""
+    words = [ends(way, normalised=normalised) for way in dict.fromkeys(directions)]
+    low, high = (" / ".join(dict.fromkeys(pair)) for pair in zip(*words, strict=True))
+    return low, high
 
 
 def _ablation_lines(ablation: Mapping[str, Any]) -> list[str]:

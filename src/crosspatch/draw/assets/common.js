@@ -56,7 +56,26 @@ const page = (() => {
     document.querySelectorAll(selector).forEach((button) => button.addEventListener("click", () => act(button)));
   }
 
+  // Bytes that a script element holds deflated, in base64.
+  async function inflate(id) {
+    const text = document.getElementById(id).textContent;
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  const STEP = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+  // The cell that a key leads to, rows from the top down; null for a key that leads nowhere.
+  function moved(cell, key, { rows, columns }) {
+    if (key === "Home") return { ...cell, column: 0 };
+    if (key === "End") return { ...cell, column: columns - 1 };
+    if (!(key in STEP)) return null;
+    const within = (value, count) => Math.min(count - 1, Math.max(0, value));
+    return { row: within(cell.row + STEP[key][0], rows), column: within(cell.column + STEP[key][1], columns) };
+  }
+
   const quoted = (text) => `"${text.replaceAll('"', '""')}"`;
 
-  return { tip, element, shape, format, showTip, save, copy, onClick, quoted };
+  return { tip, element, shape, format, showTip, save, copy, onClick, inflate, moved, quoted };
 })();

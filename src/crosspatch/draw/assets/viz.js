@@ -1,7 +1,7 @@
 // The page's interactivity: exact values under the pointer or the keyboard, kept cells, scales, downloads. No network.
 "use strict";
 (() => {
-  const { tip, element, shape, format, save, copy, onClick, quoted } = page;
+  const { tip, element, shape, format, save, copy, onClick, inflate, moved, quoted } = page;
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const figures = [...document.querySelectorAll("figure[data-panel]")];
   const live = document.getElementById("live");
@@ -9,13 +9,6 @@
   const STEPS = 20;
 
   // ---- numbers ------------------------------------------------------------------------------------------------
-
-  async function inflate(id) {
-    const text = document.getElementById(id).textContent;
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
-  }
 
   function toFloats(planes) {
     const count = planes.length / 4;
@@ -154,6 +147,8 @@
     if (place >= 0) state.pinned.splice(place, 1);
     else state.pinned.push(site);
     drawPinned();
+    // What else a page shows of a site listens for this.
+    document.dispatchEvent(new CustomEvent("keep", { detail: { name: state.names[site], kept: place < 0 } }));
   }
 
   function extremes(values) {
@@ -215,7 +210,7 @@
   function redraw() {
     const words = facts.words[state.view];
     const ticks = state.own ? ["− limit", "+ limit"] : [-1, 1].map((s) => format(s * facts.limits[state.view], 2));
-    document.querySelectorAll("svg.bar").forEach((bar) => {
+    document.querySelectorAll("#scale svg.bar").forEach((bar) => {
       bar.querySelector(".word-low").textContent = words[0];
       bar.querySelector(".word-high").textContent = words[1];
       bar.querySelector(".tick-low").textContent = ticks[0];
@@ -233,16 +228,6 @@
   }
 
   // ---- pointer and keyboard ---------------------------------------------------------------------------------------
-
-  const STEP = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-
-  function walk(panel, cell, key) {
-    if (key === "Home") return { ...cell, column: 0 };
-    if (key === "End") return { ...cell, column: panel.columns - 1 };
-    const row = Math.min(panel.rows - 1, Math.max(0, cell.row + STEP[key][0]));
-    const column = Math.min(panel.columns - 1, Math.max(0, cell.column + STEP[key][1]));
-    return { row, column };
-  }
 
   function speak(panel, cell) {
     const box = panel.svg.getBoundingClientRect();
@@ -266,9 +251,12 @@
     panel.figure.addEventListener("keydown", (event) => {
       if (event.key === "Escape") showTip(panel, null);
       else if (event.key === "Enter" || event.key === " ") keep(siteAt(panel, cell));
-      else if (event.key in STEP || event.key === "Home" || event.key === "End") {
-        speak(panel, (cell = walk(panel, cell, event.key)));
-      } else return;
+      else {
+        const from = { row: panel.rows - 1 - cell.row, column: cell.column };
+        const to = moved(from, event.key, panel);
+        if (!to) return;
+        speak(panel, (cell = { row: panel.rows - 1 - to.row, column: to.column }));
+      }
       event.preventDefault();
     });
   }

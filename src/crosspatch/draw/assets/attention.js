@@ -1,0 +1,300 @@
+// The attention of a head that is chosen in its map: one board a run, queries from the top down, keys across.
+"use strict";
+(() => {
+  const { tip, element, inflate, moved } = page;
+  const facts = JSON.parse(document.getElementById("attention-facts").textContent);
+  const view = document.getElementById("attention-view");
+  const figures = [...view.querySelectorAll("figure")];
+  const live = document.getElementById("live");
+  const chooseHead = document.getElementById("choose-head");
+  const choosePair = document.getElementById("choose-pair");
+  const state = { bytes: null, site: null, head: 0, pair: 0, from: null };
+  const ONE = 255;
+  const LONGEST = 15; // letters of a label
+  const LEAST = 0.005 * ONE; // below, words would say 0.00
+  const LISTED = 3; // entries in words under each board
+  const FONT = "10px ui-sans-serif, system-ui, sans-serif";
+
+  // ---- where the bytes of a head are ----------------------------------------------------------------------------
+
+  const sizes = facts.pairs.map((pair) => pair.tokens[0].length);
+  const starts = [];
+  sizes.reduce((sum, n, place) => {
+    starts[place] = sum;
+    return sum + facts.heads.length * facts.runs.length * n * n;
+  }, 0);
+
+  function weights(run) {
+    const n = sizes[state.pair];
+    const start = starts[state.pair] + (state.head * facts.runs.length + run) * n * n;
+    return state.bytes.subarray(start, start + n * n);
+  }
+
+  // ---- words -----------------------------------------------------------------------------------------------------
+
+  const pairOf = () => facts.pairs[state.pair];
+  const placeName = (at) => pairOf().names[at] ?? String(at);
+  const word = (run, at) => `${placeName(at)} “${pairOf().tokens[run][at]}”`;
+  const headName = (place) => `attn.head[${facts.heads[place].join(", ")}]`;
+  const shorten = (text) => (text.length > LONGEST ? text.slice(0, LONGEST - 1) + "…" : text);
+
+  function label(run, at) {
+    const name = pairOf().names[at];
+    const token = pairOf().tokens[run][at];
+    return shorten(name ? `${name} ${token}` : token);
+  }
+
+  // The chosen site's own row (a query) or column (a key or value); null where it has no position of its own.
+  function ownPlace() {
+    const text = state.site?.position;
+    if (text === undefined) return null;
+    const named = Object.entries(pairOf().names).find(([, name]) => name === text);
+    const at = named ? Number(named[0]) : Number(text);
+    const n = sizes[state.pair];
+    return Number.isInteger(at) && at < n && at >= -n ? (at + n) % n : null;
+  }
+
+  function strongest(run) {
+    const n = sizes[state.pair];
+    const values = weights(run);
+    const own = ownPlace();
+    const there = (query, key) => {
+      if (own === null) return query > 0 && key > 0;
+      return (state.site.key ? key : query) === own;
+    };
+    const places = [...values.keys()].filter((i) => there(Math.floor(i / n), i % n) && values[i] > LEAST);
+    places.sort((a, b) => values[b] - values[a]);
+    const told = places.slice(0, LISTED).map((i) => {
+      return `${word(run, Math.floor(i / n))} → ${word(run, i % n)} ${(values[i] / ONE).toFixed(2)}`;
+    });
+    if (!told.length) return "Nothing is attended to here.";
+    return told.join(" · ") + (own === null ? ". The first token is left out." : "");
+  }
+
+  // ---- boards ----------------------------------------------------------------------------------------------------
+
+  function layOut(figure, run) {
+    const n = sizes[state.pair];
+    const pen = figure.querySelector("canvas").getContext("2d");
+    pen.font = FONT;
+    const widths = Array.from({ length: n }, (_, at) => pen.measureText(label(run, at)).width);
+    const longest = Math.ceil(Math.max(...widths));
+    const left = longest + 8;
+    const room = Math.max(120, figure.clientWidth - left - 4);
+    const cell = Math.max(2, Math.min(24, Math.floor(Math.min(room, 480) / n)));
+    const below = Math.ceil(longest * Math.SQRT1_2) + 16;
+    return { n, left, cell, top: 2, width: left + n * cell + 4, height: 2 + n * cell + below };
+  }
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  function drawCells(pen, box, values) {
+    const gap = box.cell > 8 ? 1 : 0;
+    pen.fillStyle = colour("--line");
+    pen.fillRect(box.left - 1, box.top - 1, box.n * box.cell + 1, box.n * box.cell + 1);
+    values.forEach((value, place) => {
+      const x = box.left + (place % box.n) * box.cell;
+      const y = box.top + Math.floor(place / box.n) * box.cell;
+      pen.globalAlpha = 1;
+      pen.fillStyle = colours.page;
+      pen.fillRect(x, y, box.cell - gap, box.cell - gap);
+      pen.globalAlpha = value / ONE;
+      pen.fillStyle = colours.accent;
+      pen.fillRect(x, y, box.cell - gap, box.cell - gap);
+    });
+    pen.globalAlpha = 1;
+  }
+
+  function drawLabels(pen, box, run) {
+    pen.font = FONT;
+    pen.textAlign = "right";
+    let last = -99;
+    for (let at = 0; at < box.n; at++) {
+      if ((at - last) * box.cell < 11) continue;
+      last = at;
+      const middle = (at + 0.5) * box.cell;
+      pen.fillStyle = pairOf().names[at] ? colours.ink : colours.soft;
+      pen.fillText(label(run, at), box.left - 5, box.top + middle + 3.5);
+      pen.save();
+      pen.translate(box.left + middle + 3, box.top + box.n * box.cell + 11);
+      pen.rotate(-Math.PI / 4);
+      pen.fillText(label(run, at), 0, 0);
+      pen.restore();
+    }
+  }
+
+  function drawOwn(pen, box) {
+    const own = ownPlace();
+    if (own === null) return;
+    pen.strokeStyle = colours.differs;
+    pen.lineWidth = 1.5;
+    const long = box.n * box.cell;
+    const at = own * box.cell;
+    if (state.site.key) pen.strokeRect(box.left + at - 1, box.top - 1, box.cell + 1, long + 1);
+    else pen.strokeRect(box.left - 1, box.top + at - 1, long + 1, box.cell + 1);
+  }
+
+  const colours = {};
+  const boxes = [];
+
+  function drawBoard(figure, run) {
+    const canvas = figure.querySelector("canvas");
+    const box = layOut(figure, run);
+    const zoom = Math.min(3, window.devicePixelRatio || 1);
+    canvas.width = Math.ceil(box.width * zoom);
+    canvas.height = Math.ceil(box.height * zoom);
+    canvas.style.width = `${box.width}px`;
+    canvas.style.height = `${box.height}px`;
+    const pen = canvas.getContext("2d");
+    pen.scale(zoom, zoom);
+    drawCells(pen, box, weights(run));
+    drawLabels(pen, box, run);
+    drawOwn(pen, box);
+    const told = strongest(run);
+    const name = `${headName(state.head)}, ${facts.runs[run]}, pair ${state.pair}`;
+    canvas.setAttribute("aria-label", `Attention of ${name}: ${told}`);
+    figure.setAttribute("aria-label", `${name}: arrow keys move over queries (rows) and keys (columns)`);
+    figure.parentElement.querySelector(".most").textContent = told;
+    boxes[run] = box;
+    mark(figure, run, null);
+  }
+
+  function draw() {
+    if (!state.bytes || view.classList.contains("gone")) return;
+    for (const name of ["ink", "soft", "page", "accent", "differs"]) colours[name] = colour(`--${name}`);
+    chooseHead.value = String(state.head);
+    choosePair.value = String(state.pair);
+    document.getElementById("attention-about").textContent = about();
+    figures.forEach(drawBoard);
+  }
+
+  function about() {
+    const axes = "Rows are queries, columns keys; the stronger the colour, the more attention (at most 1).";
+    if (!state.site?.key || facts.group < 2) return axes;
+    const first = Math.floor(facts.heads[state.head][1] / facts.group) * facts.group;
+    return `${axes} ${state.site.name} is read by heads ${first} to ${first + facts.group - 1}: choose one above.`;
+  }
+
+  // ---- pointer and keyboard --------------------------------------------------------------------------------------
+
+  function mark(figure, run, cell) {
+    const spot = figure.querySelector(".spot");
+    spot.classList.toggle("gone", !cell);
+    if (!cell) return;
+    const box = boxes[run];
+    spot.style.left = `${box.left + cell.column * box.cell - 2}px`;
+    spot.style.top = `${box.top + cell.row * box.cell - 2}px`;
+    spot.style.width = spot.style.height = `${box.cell + 3}px`;
+  }
+
+  function tell(figure, run, cell, x, y) {
+    mark(figure, run, cell);
+    if (!cell) {
+      tip.className = "";
+      return;
+    }
+    const value = weights(run)[cell.row * boxes[run].n + cell.column] / ONE;
+    tip.replaceChildren(element("b", `${word(run, cell.row)} → ${word(run, cell.column)}`));
+    const line = element("div");
+    line.append(element("span", value.toFixed(2), "value"), ` ${facts.runs[run]}`);
+    tip.append(line);
+    page.showTip(x, y);
+  }
+
+  function listen(figure, run) {
+    let cell = { row: 0, column: 0 };
+    const canvas = figure.querySelector("canvas");
+    const speak = () => {
+      const outer = canvas.getBoundingClientRect();
+      const box = boxes[run];
+      const at = [box.left + (cell.column + 0.5) * box.cell, box.top + (cell.row + 1) * box.cell];
+      tell(figure, run, cell, outer.left + at[0], outer.top + at[1]);
+      live.textContent = tip.textContent;
+    };
+    canvas.addEventListener("pointermove", (event) => {
+      const box = boxes[run];
+      const outer = canvas.getBoundingClientRect();
+      const column = Math.floor((event.clientX - outer.left - box.left) / box.cell);
+      const row = Math.floor((event.clientY - outer.top - box.top) / box.cell);
+      const inside = row >= 0 && row < box.n && column >= 0 && column < box.n;
+      tell(figure, run, inside ? (cell = { row, column }) : null, event.clientX, event.clientY);
+    });
+    canvas.addEventListener("pointerleave", () => tell(figure, run, null));
+    figure.addEventListener("focus", () => {
+      if (!figure.matches(":focus-visible")) return;
+      const last = boxes[run].n - 1;
+      cell = { row: Math.min(cell.row, last), column: Math.min(cell.column, last) };
+      speak();
+    });
+    figure.addEventListener("blur", () => tell(figure, run, null));
+    figure.addEventListener("keydown", (event) => {
+      const to = moved(cell, event.key, { rows: boxes[run].n, columns: boxes[run].n });
+      if (!to) return;
+      cell = to;
+      speak();
+      event.preventDefault();
+    });
+  }
+
+  // ---- opening and closing ---------------------------------------------------------------------------------------
+
+  // attn.head[11, 2]@end: its heads are those of the page, where keys and values belong to several.
+  function siteOf(name) {
+    const parts = /^([\w.]+)\[(\d+), (\d+)\](?:@(.+))?$/.exec(name);
+    if (!parts || !facts.kinds.includes(parts[1])) return null;
+    const key = facts.keys.includes(parts[1]);
+    const unit = Number(parts[3]) * (key ? facts.group : 1);
+    const last = key ? unit + facts.group - 1 : unit;
+    const head = facts.heads.findIndex(([layer, each]) => layer === Number(parts[2]) && each >= unit && each <= last);
+    return { name, key, position: parts[4], head };
+  }
+
+  async function open(name) {
+    const site = siteOf(name);
+    if (!site) return;
+    if (site.head < 0) {
+      live.textContent = `The attention of ${name} is not on this page.`;
+      return;
+    }
+    state.bytes ??= await inflate("attention-numbers");
+    state.from = document.activeElement;
+    Object.assign(state, { site, head: site.head });
+    view.classList.remove("gone");
+    draw();
+    view.querySelector(".tools").scrollIntoView({ block: "nearest" });
+  }
+
+  function close() {
+    if (view.classList.contains("gone")) return;
+    const inside = view.contains(document.activeElement);
+    view.classList.add("gone");
+    tip.className = "";
+    if (inside) state.from?.focus();
+  }
+
+  function change(part, value) {
+    state[part] = Number(value);
+    draw();
+    live.textContent = `${headName(state.head)}, pair ${state.pair}`;
+  }
+
+  function option(text, value) {
+    const made = element("option", text);
+    made.value = String(value);
+    return made;
+  }
+
+  chooseHead.append(...facts.heads.map((_, place) => option(headName(place), place)));
+  choosePair.append(...facts.pairs.map((_, place) => option(`pair ${place}`, place)));
+  chooseHead.addEventListener("change", () => change("head", chooseHead.value));
+  choosePair.addEventListener("change", () => change("pair", choosePair.value));
+  document.getElementById("attention-close").addEventListener("click", close);
+  document.addEventListener("keydown", (event) => event.key === "Escape" && close());
+  document.addEventListener("keep", ({ detail }) => {
+    if (detail.kept) open(detail.name);
+    else if (state.site?.name === detail.name) close();
+  });
+  addEventListener("resize", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  figures.forEach(listen);
+})();
