@@ -10,7 +10,7 @@ from jaxtyping import Float
 from crosspatch.draw.colour import Scale, diverging
 from crosspatch.draw.label import clip, number, with_interval
 from crosspatch.draw.network import Wire
-from crosspatch.draw.panel import Panel, split_label
+from crosspatch.draw.panel import Panel, short_label
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -37,7 +37,7 @@ class TerminalMap:
         colour = console.color_system is not None and not console.no_color and not options.ascii_only
         margin = max(map(len, self.panel.rows), default=0) + 2
         columns = len(self.panel.columns)
-        least = min(4, max((len(_short(label)) for label in self.panel.columns), default=1) + 1)
+        least = min(4, max((len(short_label(label)) for label in self.panel.columns), default=1) + 1)
         cell = max(least, min(6, (options.max_width - margin) // max(columns, 1)))
         fit = max(1, (options.max_width - margin) // cell)
         yield Text(self.panel.title, style="bold")
@@ -87,7 +87,7 @@ class TerminalMap:
         from rich.text import Text
 
         # No ellipsis here: every letter of so short a label counts.
-        short = (_short(label)[: cell - 1] for label in self.panel.columns[part])
+        short = (short_label(label)[: cell - 1] for label in self.panel.columns[part])
         names = "".join(f"{label:<{cell}}" if left else f"{label:>{cell}}" for label in short)
         return Text(" " * margin + names, style="dim", no_wrap=True)
 
@@ -104,11 +104,6 @@ class TerminalMap:
         if np.isnan(self.panel.values).any():
             line.append("■", style=_NOT_RUN).append(" not run ", style="dim")
         return line.append(f"limit {limit}", style="dim")
-
-
-def _short(label: str) -> str:
-    head, token = split_label(label)
-    return token.strip("{}") or head
 
 
 def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> "Table":
