@@ -158,6 +158,8 @@ def test_what_has_no_name_there_and_prompts_of_many_lengths(tmp_path):
     cache = cache_activations(model, PROMPTS, sites="resid.post, mlp.in[0]", path=tmp_path / "x")
     assert torch.equal(cache["blocks.2.hook_resid_post", 3], cache["resid.post[2]", 3])
     assert list(cache.to_transformer_lens(model, [0], sites=["resid.post[1]"])) == ["blocks.1.hook_resid_post"]
+    name = "blocks.2.hook_resid_post"
+    assert list(cache.to_transformer_lens(model, [0], sites=[name])) == [name]
     for call, told in (
         (lambda: cache.to_transformer_lens(model), "prompts of one length"),
         (lambda: cache.to_transformer_lens(model, []), "prompts of one length"),

@@ -9,6 +9,9 @@ from crosspatch.draw.colour import level_css as level_css
 from crosspatch.draw.colour import nice_limit as nice_limit
 from crosspatch.draw.curves import Curve as Curve
 from crosspatch.draw.curves import curves_svg as curves_svg
+from crosspatch.draw.display import Display as Display
+from crosspatch.draw.display import Displayed as Displayed
+from crosspatch.draw.display import table_text as table_text
 from crosspatch.draw.heatmap import colour_bar_svg as colour_bar_svg
 from crosspatch.draw.heatmap import heatmap_svg as heatmap_svg
 from crosspatch.draw.html import table_html as table_html
@@ -17,6 +20,7 @@ from crosspatch.draw.label import clip as clip
 from crosspatch.draw.label import number as number
 from crosspatch.draw.label import p_value as p_value
 from crosspatch.draw.label import shown as shown
+from crosspatch.draw.label import spans as spans
 from crosspatch.draw.label import with_interval as with_interval
 from crosspatch.draw.latex import latex_text as latex_text
 from crosspatch.draw.latex import table_latex as table_latex

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+_LONG = 30  # letters of a cell that is a text
 _NOT_RUN = "#b0b0b0"
 
 
@@ -107,16 +108,22 @@ class TerminalMap:
 
 
 def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> "Table":
-    """Build a plain rich table; columns after the first are set to the right and never cut, the first is folded."""
+    """Build a plain rich table; columns after the first are set to the right and never cut, the first is folded.
+
+    Columns of long texts are set to the left and folded too.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for place, header in enumerate(headers):
-        least = max([len(header), *(len(clip(row[place], 60)) for row in rows)]) if place else None
-        side = "right" if place else "left"
-        table.add_column(Text(header), justify=side, no_wrap=bool(place), overflow="fold", min_width=least)
+        least = max([len(header), *(len(clip(row[place], 60)) for row in rows)])
+        text = place == 0 or least > _LONG
+        side = "left" if text else "right"
+        table.add_column(
+            Text(header), justify=side, no_wrap=not text, overflow="fold", min_width=None if text else least
+        )
     for row in rows:
         table.add_row(*(Text(clip(cell, 60)) for cell in row))
     return table
