@@ -45,6 +45,12 @@ def test_tokens_are_texts_as_they_are():
     assert {"resid.post", "layer", "hurts", "restores", "-1.00", "1.00"} <= set(said)
 
 
+def test_an_index_beside_tokens_is_no_token():
+    said = texts(svg_of(make_panel([[0.5, 0.2]], columns=("7 ·8", "8"))))
+    assert {"8", "@8"} <= set(said)
+    assert "@8" not in texts(svg_of(make_panel([[0.5, 0.2]], columns=("7", "8"))))
+
+
 def test_cells_have_the_colours_of_the_library_on_one_scale():
     """Two panels share the scale; beyond its end a cell is marked by a corner."""
     svg = svg_of(make_panel([[0.0, 1.0]]), make_panel([[-0.5, 3.0]], title="mlp.out"))

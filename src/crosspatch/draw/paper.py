@@ -12,7 +12,7 @@ import numpy as np
 from crosspatch.core.errors import BadInput, MissingExtra
 from crosspatch.draw.colour import MARK, STEPS, Scale, diverging
 from crosspatch.draw.label import clip, number
-from crosspatch.draw.panel import Panel, labelled_columns, short_label, text_width
+from crosspatch.draw.panel import Panel, labelled_columns, short_label, split_label, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,12 +139,17 @@ def _title_width(panel: Panel) -> float:
 
 def _reach(panel: Panel, cell: float) -> float:
     """Give the inches that column labels take below the cells."""
-    longest = max((text_width(_label(label)) for label in panel.columns), default=0.0) * _INCH
+    longest = max(map(text_width, _labels(panel)), default=0.0) * _INCH
     return longest + 0.04 if longest > cell - _CLEAR else 0.12
 
 
-def _label(label: str) -> str:
-    return clip(short_label(label), _LETTERS)
+def _labels(panel: Panel) -> list[str]:
+    """Name columns by their tokens; beside tokens, an index is `@8`, for a token may be a number too."""
+    mixed = any(split_label(label)[1] for label in panel.columns)
+    bare = (mixed and not split_label(label)[1] for label in panel.columns)
+    return [
+        clip(f"{'@' * index}{short_label(label)}", _LETTERS) for label, index in zip(panel.columns, bare, strict=True)
+    ]
 
 
 def _draw(figure: "Figure", panel: Panel, *, scale: Scale, box: _Box) -> None:
@@ -183,7 +188,7 @@ def _label_rows(axes: "Axes", panel: Panel, box: _Box) -> None:
 
 def _label_columns(axes: "Axes", panel: Panel, box: _Box) -> None:
     """Write labels under their columns, upright where they are too long to lie; bold over a bar where inputs differ."""
-    labels = [_label(label) for label in panel.columns]
+    labels = _labels(panel)
     upright = max((text_width(label) for label in labels), default=0.0) * _INCH > box.cell_width - _CLEAR
     step = max(1, math.ceil(_FONT * 1.05 / 72 / box.cell_width)) if upright else 1
     shown = labelled_columns(panel, step)
