@@ -45,9 +45,18 @@ def test_hostile_tokens_are_text():
     assert "$x$" not in text
 
 
-@pytest.mark.parametrize("count", [2, 5, 12])
+def test_quotes_stay_as_they_are():
+    """Plotly reads no entity for them."""
+    title = maps_plotly([make_panel([[1.0]], 'it\'s "a"')], Scale(1.0)).layout.annotations[0].text
+    assert title == 'it\'s "a"'
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
 def test_many_maps_fit_one_figure(count):
-    assert len(maps_plotly([make_panel(np.zeros((1, 2)))] * count, Scale(1.0)).data) == count
+    """Below each other, each as tall as its rows ask for."""
+    layout = maps_plotly([make_panel(np.zeros((10, 2)))] * count, Scale(1.0)).layout
+    axes = [layout["yaxis" if place == 0 else f"yaxis{place + 1}"].domain for place in range(count)]
+    assert all((top - bottom) * (layout.height - 180) == pytest.approx(140) for bottom, top in axes)
 
 
 def test_refusals(monkeypatch):

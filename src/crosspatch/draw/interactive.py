@@ -15,7 +15,7 @@ from crosspatch.draw.panel import Panel
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_ROW, _FRAME = 14, 150  # pixels of a row of cells; of title and labels around them
+_ROW, _LEAST, _BETWEEN, _AROUND = 14, 84, 80, 180  # pixels: a row, the least of a map, for labels, margins
 _NOT_RUN = "#d9d9d9"
 
 
@@ -31,27 +31,29 @@ def maps_plotly(panels: Sequence[Panel], scale: Scale) -> "Figure":
         from plotly.subplots import make_subplots
     except ImportError:
         raise MissingExtra("to_plotly needs plotly: pip install 'crosspatch[plotly]'") from None
-    heights = [len(panel.rows) * _ROW + _FRAME for panel in panels]
-    gap = 90 / sum(heights) if len(panels) > 1 else 0
-    titles = [_plain(panel.title) for panel in panels]
+    cells = [max(_LEAST, len(panel.rows) * _ROW) for panel in panels]
+    inside = sum(cells) + _BETWEEN * (len(panels) - 1)
     figure = make_subplots(
         rows=len(panels),
         cols=1,
-        subplot_titles=titles,
-        row_heights=heights,
-        vertical_spacing=min(gap, 0.9 / len(panels)),
+        subplot_titles=[_plain(panel.title) for panel in panels],
+        row_heights=cells,
+        vertical_spacing=_BETWEEN / inside,
     )
     for place, panel in enumerate(panels, start=1):
         rows, columns = panel.values.shape
         told = [[_told(panel, row, column) for column in range(columns)] for row in range(rows)]
-        cells = [[None if np.isnan(value) else float(value) for value in line] for line in panel.values]
+        values = [[None if np.isnan(value) else float(value) for value in line] for line in panel.values]
         look = {"coloraxis": "coloraxis", "xgap": 1, "ygap": 1, "hovertemplate": "%{hovertext}<extra></extra>"}
-        figure.add_trace(Heatmap(z=cells, hovertext=told, **look), row=place, col=1)
+        figure.add_trace(Heatmap(z=values, hovertext=told, **look), row=place, col=1)
         names = [_plain(label) for label in panel.columns]
-        figure.update_xaxes(tickvals=list(range(columns)), ticktext=names, showgrid=False, row=place, col=1)
-        rows_named = {"tickvals": list(range(rows)), "ticktext": list(panel.rows), "showgrid": False}
+        figure.update_xaxes(tickvals=list(range(columns)), ticktext=names, row=place, col=1)
+        rows_named = {"tickvals": list(range(rows)), "ticktext": list(panel.rows)}
         figure.update_yaxes(**rows_named, title_text=panel.row_word if any(panel.rows) else None, row=place, col=1)
-    figure.update_layout(coloraxis=_axis(scale), plot_bgcolor=_NOT_RUN, height=sum(heights))
+    # Lines of a grid would cross the cells.
+    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_yaxes(showgrid=False, zeroline=False)
+    figure.update_layout(coloraxis=_axis(scale), plot_bgcolor=_NOT_RUN, height=inside + _AROUND)
     return figure
 
 
@@ -73,4 +75,4 @@ def _told(panel: Panel, row: int, column: int) -> str:
 
 def _plain(text: str) -> str:
     """Escape a text for plotly, which reads tags, and mathematics between dollar signs."""
-    return escape(text).replace("$", "&#36;")
+    return escape(text, quote=False).replace("$", "&#36;")
