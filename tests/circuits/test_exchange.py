@@ -13,6 +13,7 @@ from crosspatch.circuits.known import known_circuit
 from crosspatch.circuits.neuronpedia import ShownPrompt, read_neuronpedia, to_neuronpedia, write_neuronpedia
 from crosspatch.core.errors import BadInput
 from crosspatch.sites import Site
+from neuronpedia_schema import read_checked
 
 EMBED, OUT = Site("embed"), Site("logits")
 
@@ -290,6 +291,24 @@ def test_neuronpedia_files_round_trip(tmp_path):
     assert {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"} == set(data["nodes"][0])
     assert len(data["nodes"]) == len(circuit.nodes) + 1
     assert all(node["ctx_idx"] == 3 for node in data["nodes"])
+
+
+HOSTILE = ("<script>alert(1)</script>", '"', "\\", "\n", "\x00", "\u2028", "\ud800", "\u202e", "}{", "é\ufffd")
+
+
+def test_files_have_the_published_structure(tmp_path):
+    """As another program reads them: no key besides, ends that are nodes, finite weights, any token as it is."""
+    graph = Graph(3, 4, 2, places=("S", "end"))
+    prompt = ShownPrompt("tiny", "".join(HOSTILE), HOSTILE, {"S": 2, "end": 9}, answer=HOSTILE[0], probability=0.5)
+    circuit = made(graph, count=60)
+    scores = np.where(np.arange(circuit.scores.size).reshape(graph.shape) % 7 == 0, np.nan, circuit.scores)
+    circuit = Circuit(graph, circuit.included, scores.astype(np.float32))
+    found = read_checked(write_neuronpedia(circuit, tmp_path / "n.json", prompt=prompt, slug="<b>x</b>"))
+    assert tuple(found.metadata.prompt_tokens) == HOSTILE
+    assert {node.ctx_idx for node in found.nodes} == {2, 9}
+    assert f'Output "{HOSTILE[0]}" (p=0.500)' in {node.clerp for node in found.nodes}
+    unscored = Circuit(graph, circuit.included, np.full_like(circuit.scores, np.nan))
+    assert read_checked(write_neuronpedia(unscored, tmp_path / "u.json", prompt=prompt, slug="x")).links
 
 
 @pytest.mark.parametrize(

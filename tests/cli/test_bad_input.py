@@ -78,7 +78,7 @@ def test_misspelled_words_are_found_before_the_model_is_opened(case, call, monke
         (("patch", "tiny", "--task", "ioi", "--direction", "up"), "denoise"),
         (("patch", "tiny", "--task", "ioi", "--require-accuracy", "90"), "--require-accuracy"),
         (("patch", "tiny", "--task", "ioi", "--nosuch"), "--nosuch"),
-        (("report", "x", "--format", "pdf"), "html"),
+        (("report", "x", "--format", "docx"), "html"),
         (("pach", "tiny"), "pach"),
     ],
 )

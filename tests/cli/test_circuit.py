@@ -10,6 +10,7 @@ import pytest
 import crosspatch as xp
 from crosspatch.circuits import load_circuit, load_scorecard
 from crosspatch.core.store import read_result, write_result
+from neuronpedia_schema import read_checked
 
 FEW = ("--task", "ioi", "--n", 6, "--set", "template=0", "--require-accuracy", 0)
 EVIL = "<img src=x onerror=alert(1)>"
@@ -114,6 +115,8 @@ def test_exports(found, call, here, form):
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == f"{form} → out.json"
     content = json.loads((here / "out.json").read_text())
+    if form == "neuronpedia":
+        assert read_checked(here / "out.json").metadata.slug == "out"
     if form == "transformer-lens":
         assert len(content["edges"]) == 20
         assert content["edges"][0]["sender"].startswith("blocks.")
@@ -123,8 +126,7 @@ def test_neuronpedia_with_places(call, document, tiny, here):
     """A circuit whose edges are told apart by token is drawn over the prompt it was found on."""
     told = document("circuit", "find", tiny, *FEW, "--size", 20, "--places", "S2,end", "--no-score")
     assert call("circuit", "show", told["folder"], "--export", "neuronpedia", "np.json").exit_code == 0
-    nodes = json.loads((here / "np.json").read_text())["nodes"]
-    assert len({node["ctx_idx"] for node in nodes}) > 1
+    assert len({node.ctx_idx for node in read_checked(here / "np.json").nodes}) > 1
 
 
 def test_score_on_other_pairs(found, document, tiny, here):

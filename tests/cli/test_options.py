@@ -6,6 +6,7 @@ from typer.main import get_command
 
 from crosspatch.cli.app import app
 from crosspatch.cli.options import DEFAULT_FOLDER, METRICS, SITES, Ablate, Through, name_default_folder
+from crosspatch.cli.report import Format
 
 TALK = {"--json", "--quiet"}
 MACHINE = {"--device", "--dtype"}
@@ -123,6 +124,11 @@ def found_surface():
 def test_surface_is_frozen():
     """Each verb takes exactly the options listed here."""
     assert found_surface() == SURFACE
+
+
+def test_forms_of_a_report_are_frozen():
+    """A run can be written as these."""
+    assert [each.value for each in Format] == ["html", "csv", "json", "parquet", "md", "latex", "svg", "png", "pdf"]
 
 
 def test_every_verb_has_help(call):

@@ -144,6 +144,17 @@ def test_report_as_markdown_can_be_pasted(call, saved):
     assert all(line.count("|") == table[0].count("|") for line in table)
 
 
+@pytest.mark.parametrize(
+    ("form", "ending", "start"),
+    [("latex", "tex", b"% needs"), ("svg", "svg", b"<?xml"), ("png", "png", b"\x89PNG"), ("pdf", "pdf", b"%PDF")],
+)
+@pytest.mark.usefixtures("saved")
+def test_report_for_papers(call, here, form, ending, start):
+    """A table or a figure is written beside the run."""
+    assert call("report", "runs/mine", "--format", form).exit_code == 0
+    assert (here / "runs" / "mine" / f"effects.{ending}").read_bytes().startswith(start)
+
+
 def test_report_has_one_use_of_standard_output(call, saved):
     """--json and --out - cannot both have it."""
     result = call("report", "runs/mine", "--format", "md", "--out", "-", "--json")

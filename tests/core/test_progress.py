@@ -1,11 +1,15 @@
 import io
 import re
+import sys
+import types
 
 import pytest
 from rich.console import Console
 
 from crosspatch.core import progress
 from crosspatch.core.progress import Progress, RichProgress, SilentProgress
+from crosspatch.engine import Options, patch
+from zoo import make_task, opened, uneven
 
 
 @pytest.fixture
@@ -46,6 +50,52 @@ def test_without_a_terminal_a_line_is_written_every_ten_seconds(clock):
         "30/100 sites · 2.5 sites/s · 0:28 left · 31× fewer forwards",
         "40/100 sites · 2.5 sites/s · 0:24 left · 31× fewer forwards",
     ]
+
+
+class Notebook:
+    """Stands in for IPython's displays: what each shows now, and how often it was written."""
+
+    def __init__(self):
+        self.shown, self.written = [], 0
+
+    def display(self, bundle, *, raw, display_id):
+        assert raw
+        assert display_id
+        place = len(self.shown)
+        self.shown.append(None)
+
+        def update(bundle, *, raw):
+            assert raw
+            self.shown[place] = bundle
+            self.written += 1
+
+        update(bundle, raw=raw)
+        return types.SimpleNamespace(update=update)
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    book = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=book.display))
+    return book
+
+
+def test_a_notebook_has_one_line_a_job_that_is_written_over(clock, notebook, capfd):
+    """However many steps there are: one display, changed once a second at most, and nothing on the streams."""
+    bar = RichProgress(Console(force_jupyter=True))
+    bar.start(1000, "sites")
+    for _ in range(1000):
+        clock[0] += 0.05
+        bar.advance(1, "<b>note</b>")
+    bar.close()
+    assert notebook.shown == [{"text/plain": "1000/1000 sites · 20 sites/s · in 0:50 · <b>note</b>"}]
+    assert 45 <= notebook.written <= 51
+    bar.start(5, "sites")
+    bar.advance(5)
+    bar.close()
+    assert len(notebook.shown) == 1  # a short job says nothing
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_long_job_that_ends_says_so(clock):
@@ -116,3 +166,13 @@ def test_a_bar_of_large_numbers_fits_eighty_columns(clock):
     bar.close()
     lines = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()))
     assert any("13000/163200" in line and "6,500/s" in line and line.rstrip().endswith("128k saved") for line in lines)
+
+
+def test_library_calls_are_silent(capfd):
+    """Unless a listener is given, a sweep writes nothing to either stream."""
+    assert isinstance(Options().progress, SilentProgress)
+    patch(opened("llama"), make_task(*uneven()), sites="resid.pre, attn.head")
+    assert capfd.readouterr() == ("", "")
+    heard = RichProgress(Console(file=sys.stderr, force_terminal=True, color_system=None))
+    patch(opened("llama"), make_task(*uneven()), sites="resid.pre", options=Options(progress=heard))
+    assert "patches" in capfd.readouterr().err

@@ -147,3 +147,11 @@ def test_a_table_of_scores_has_intervals_where_there_are_any(width):
     assert "0.830 [0.790, 0.870]" in text
     assert "0.020\n" in text.replace(" \n", "\n")
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_long_texts_are_folded_not_cut():
+    """A sentence in any column stands on several lines; a number beside it stays whole."""
+    rows = [("x", "one two three four five six seven eight nine ten", "1.00 [0.97, 1.02]")]
+    text = printed(rich_table(("site", "said", "effect"), rows), width=44, colour=None)
+    assert all(word in text for word in rows[0][1].split())
+    assert rows[0][2] in text

@@ -121,3 +121,51 @@ def test_what_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CorruptFile):
         ActivationCache.load(path)
+
+
+@pytest.mark.parametrize(("name", "output"), [("llama", "self_attn.o_proj"), ("gpt2", "attn.c_proj")])
+def test_names_and_shapes_are_those_of_transformer_lens(name, output, tmp_path):
+    """Each head's z is its part of what the output projection reads: told by a plain hook, cut by hand."""
+    model = opened(name)
+    sites = "resid.pre, attn.head, attn.k, attn.out, mlp.hidden"
+    cache = cache_activations(model, PROMPTS, sites=sites, path=tmp_path / "x")
+    found = cache.to_transformer_lens(model, [1, 4])
+    assert {key for key in found if key.startswith("blocks.1.")} == {
+        "blocks.1.hook_resid_pre",
+        "blocks.1.attn.hook_z",
+        "blocks.1.attn.hook_k",
+        "blocks.1.hook_attn_out",
+        "blocks.1.mlp.hook_post",
+    }
+    block, seen = model.module.get_submodule(model.anatomy.blocks)[1], []
+    handle = block.get_submodule(output).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        model.module(input_ids=torch.tensor([PROMPTS[1], PROMPTS[4]]))
+    handle.remove()
+    heads, z = model.module.config.num_attention_heads, found["blocks.1.attn.hook_z"]
+    assert z.shape == (2, 9, heads, D // heads)
+    for head in range(heads):
+        part = seen[0][..., head * (D // heads) : (head + 1) * (D // heads)]
+        torch.testing.assert_close(z[:, :, head], part, atol=1e-5, rtol=1e-5)
+    kv_heads = getattr(model.module.config, "num_key_value_heads", heads)
+    assert found["blocks.1.attn.hook_k"].shape == (2, 9, kv_heads, D // heads)
+    assert found["blocks.1.hook_resid_pre"].shape == (2, 9, D)
+    assert found["blocks.1.mlp.hook_post"].ndim == 3
+
+
+def test_what_has_no_name_there_and_prompts_of_many_lengths(tmp_path):
+    model = opened("llama")
+    cache = cache_activations(model, PROMPTS, sites="resid.post, mlp.in[0]", path=tmp_path / "x")
+    assert torch.equal(cache["blocks.2.hook_resid_post", 3], cache["resid.post[2]", 3])
+    assert list(cache.to_transformer_lens(model, [0], sites=["resid.post[1]"])) == ["blocks.1.hook_resid_post"]
+    name = "blocks.2.hook_resid_post"
+    assert list(cache.to_transformer_lens(model, [0], sites=[name])) == [name]
+    for call, told in (
+        (lambda: cache.to_transformer_lens(model), "prompts of one length"),
+        (lambda: cache.to_transformer_lens(model, []), "prompts of one length"),
+        (lambda: cache.to_transformer_lens(model, [0]), "mlp.in has no name in TransformerLens"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            call()
+    with pytest.raises(UnknownName, match="site in this cache"):
+        cache["blocks.2.hook_mlp_out", 0]

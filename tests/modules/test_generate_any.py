@@ -461,7 +461,10 @@ def test_results_say_what_they_are():
     assert said.texts(Words()) == (("5 2", "4 4 4"),)
     assert said.texts(SimpleNamespace(tokenizer=Words()), said.source) == ("2", "4 4 2")
     assert repr(said) == (
-        "Decoded: 1 sites × 2 examples, noise, up to 3 tokens; 1 of 2 rows differ from the base run\nBeware."
+        "Decoded: 1 sites × 2 examples, noise, up to 3 tokens; 1 of 2 rows differ from the base run\n"
+        "site                    changed rows\n"
+        "decoder.mlp.out[0]@all        1 of 2\n"
+        "Beware."
     )
 
 

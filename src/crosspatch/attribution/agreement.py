@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from crosspatch.core.errors import BadInput
 from crosspatch.core.stats import spearman
-from crosspatch.draw import number
+from crosspatch.draw import Display, Displayed, number
 from crosspatch.engine import Effects
 from crosspatch.sites import Address
 
@@ -17,8 +17,8 @@ Sites = Float[np.ndarray, " site"]
 LEAST = 0.02  # share of the gap below which an exact effect has no sign worth missing
 
 
-@dataclass(frozen=True, eq=False)
-class Agreement:
+@dataclass(frozen=True, eq=False, repr=False)
+class Agreement(Displayed):
     """Mean effects by estimate and exactly, site by site, as shares of the gap (raw where there is no gap).
 
     Of an estimate without signs both are magnitudes: means over pairs of the absolute value. `top` marks the sites that
@@ -30,6 +30,16 @@ class Agreement:
     exact: Sites
     top: Bool[np.ndarray, " site"]
     signed: bool
+
+    def display(self) -> Display:
+        """Say how estimate and truth go together, and list both for the sites with the largest exact effects."""
+        order = np.argsort(-np.abs(np.nan_to_num(self.exact)), kind="stable")
+        rows = [(str(self.sites[i]), number(float(self.estimate[i])), number(float(self.exact[i]))) for i in order]
+        title = (
+            f"Estimate against exact patching on {len(self.sites)} sites: Spearman {number(self.spearman)}, Pearson "
+            f"{number(self.pearson)}, {len(self.sign_errors)} wrong signs, {len(self.false_negatives)} missed"
+        )
+        return Display(title, ("site", "estimate", "exact"), rows)
 
     @cached_property
     def pearson(self) -> float:

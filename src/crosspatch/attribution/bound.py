@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 from crosspatch.attribution.student import require_level, t_quantile, t_tail
 from crosspatch.attribution.subsets import Subsets
 from crosspatch.core.errors import BadInput
-from crosspatch.draw import number
+from crosspatch.draw import Display, Displayed, number
 from crosspatch.sites import Site
 
 Nodes = Float64[np.ndarray, " node"]
@@ -89,8 +89,8 @@ def subsampling_scores(subsets: Subsets) -> Nodes:
     return np.where(subsets.still, 0.0, np.abs(contrast(subsets).difference))
 
 
-@dataclass(frozen=True, eq=False)
-class Bound:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bound(Displayed):
     """What no unverified node's mean effect exceeds, at a level of confidence.
 
     `theta` is the largest of the `thresholds` (NaN for verified nodes, 0 for those known to be zero), in the metric's
@@ -102,6 +102,10 @@ class Bound:
     node: Site | None
     thresholds: Nodes
     statement: str
+
+    def display(self) -> Display:
+        """Say what is bounded."""
+        return Display(f"Bound: {self.statement}")
 
 
 def bound_missed(subsets: Subsets, *, verified: Collection[Site] = (), level: float = 0.99) -> Bound:

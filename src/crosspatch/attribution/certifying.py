@@ -12,7 +12,7 @@ from crosspatch.attribution.estimators import Estimator
 from crosspatch.attribution.joint import Asked
 from crosspatch.attribution.subsets import Sampling, Subsets, sample_subsets
 from crosspatch.core.errors import BadInput
-from crosspatch.draw import number
+from crosspatch.draw import Display, Displayed, number
 from crosspatch.engine import Effects, Options, patch
 from crosspatch.engine.joining import concat
 from crosspatch.engine.patching import SITES, Sites
@@ -43,8 +43,8 @@ class Until:
             raise BadInput(f"share {self.share}, budget {self.budget}, step {self.step}: give numbers above zero.")
 
 
-@dataclass(frozen=True, eq=False)
-class Certificate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Certificate(Displayed):
     """The verified sites, exactly patched, and what is known of the others.
 
     `held` tells whether the bound came below the share that was asked for; `spent` are exact runs over all pairs.
@@ -67,6 +67,11 @@ class Certificate:
         size = central(self.verified, signed=False)
         order = np.argsort(-np.nan_to_num(size), kind="stable")[:k]
         return tuple(site for i in order if isinstance(site := self.verified.sites[i], Site))
+
+    def display(self) -> Display:
+        """Say what was verified, what is bounded, and list the strongest verified sites."""
+        top = self.verified.top()
+        return Display(f"Certificate: {self}", top.headers, [row.cells() for row in top])
 
     def __str__(self) -> str:
         gap = abs(self.estimate.mean_gap)

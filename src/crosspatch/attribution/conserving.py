@@ -10,6 +10,7 @@ from crosspatch.attribution.direct_logits import RUNS
 from crosspatch.attribution.estimators import estimator
 from crosspatch.attribution.tape import Recorder
 from crosspatch.core.errors import UnknownName
+from crosspatch.draw import Display, Displayed, number
 from crosspatch.engine.patching import Question, prepare
 from crosspatch.engine.readout import Scorer
 from crosspatch.engine.sweep import Options
@@ -21,12 +22,20 @@ from crosspatch.models.runs import Running, workbench
 from crosspatch.tasks import Task
 
 
-@dataclass(frozen=True, eq=False)
-class Conserved:
+@dataclass(frozen=True, eq=False, repr=False)
+class Conserved(Displayed):
     """Relevance of the stream that enters each block and leaves the last `[layer, pair]`, and the metric `[pair]`."""
 
     relevance: Float[np.ndarray, "layer pair"]
     metric: Float[np.ndarray, " pair"]
+
+    def display(self) -> Display:
+        """Say how far relevance is from the metric, layer by layer."""
+        rows = [(str(layer), number(float(mean), 3)) for layer, mean in enumerate(self.relevance.mean(axis=1))]
+        title = (
+            f"Relevance is within {self.error:.1e} of the metric ({number(float(self.metric.mean()), 3)} on average)"
+        )
+        return Display(title, ("layer", "mean relevance"), rows)
 
     @property
     def error(self) -> float:

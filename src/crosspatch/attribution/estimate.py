@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXACT = "exact"  # folder of the exact effects inside a result's own
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Estimate(Effects):
     """Estimated effects of patching each site on each pair, with the exact effects of some of them.
 

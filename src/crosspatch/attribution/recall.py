@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
 from crosspatch.core.errors import BadInput
+from crosspatch.draw import Display, Displayed, number
 
 Truth = Float[np.ndarray, " node"]
 Places = Int[np.ndarray, " place"]
@@ -33,13 +34,20 @@ class Order:
         return cls(method, nodes.astype(np.int64), np.full(len(nodes), float(spent)))
 
 
-@dataclass(frozen=True, eq=False)
-class RecallCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class RecallCurve(Displayed):
     """The cost of verified recall of one method: `costs[K − 1]` for the true top K, and `area`, 1 for the oracle."""
 
     method: str
     costs: Costs
     area: float
+
+    def display(self) -> Display:
+        """Say what it costs to have verified the true top 1, 2, 5, 10, … nodes."""
+        tops = [k for power in range(7) for step in (1, 2, 5) if (k := step * 10**power) <= len(self.costs)]
+        rows = [(str(k), f"{self.costs[k - 1]:,.0f}") for k in tops]
+        title = f"Verified recall by {self.method}: area {number(self.area)} (the oracle has 1)"
+        return Display(title, ("true top", "forward passes"), rows)
 
 
 def recall_costs(order: Places | Sequence[int], truth: Truth, *, spent: Spent = 0.0) -> Costs:

@@ -12,7 +12,7 @@ from crosspatch.attribution.estimating import attribute
 from crosspatch.attribution.estimators import Estimator, estimator
 from crosspatch.core.errors import BadInput, NotProved
 from crosspatch.core.stats import spearman
-from crosspatch.draw import number
+from crosspatch.draw import Display, Displayed, number
 from crosspatch.engine import Options, patch
 from crosspatch.engine.patching import SITES, Sites
 from crosspatch.metrics import Metric
@@ -40,8 +40,8 @@ class Candidate:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class Recommendation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Recommendation(Displayed):
     """Estimators in order of rank correlation with exact patching, best first, on a sample of sites.
 
     `best` names the one to use for each kind of site; `refused` says why others could not be used. The order is by
@@ -51,6 +51,15 @@ class Recommendation:
     candidates: tuple[Candidate, ...]
     refused: dict[str, str]
     sample: int
+
+    def display(self) -> Display:
+        """Name the best estimator, and list all with their agreement and their seconds."""
+        rows = [
+            (each.how.title, number(_order(each.overall)), number(each.overall.pearson), f"{each.seconds:.1f}")
+            for each in self.candidates
+        ]
+        refused = [f"{name} was refused: {reason}" for name, reason in self.refused.items()]
+        return Display(str(self), ("estimator", "Spearman", "Pearson", "seconds"), rows, refused)
 
     @property
     def best(self) -> dict[str, Estimator]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from crosspatch.audio.features import log_mel
 from crosspatch.core.errors import BadInput, UnknownName
+from crosspatch.draw import Display, Displayed, shown
 from crosspatch.models.checkpoint import quiet
 from crosspatch.models.whisper import as_heard, languages
 
@@ -19,7 +20,7 @@ MAX_TOKENS = 224  # half of what the decoder holds, as openai-whisper's decoding
 
 
 @dataclass(frozen=True, slots=True)
-class Transcript:
+class Transcript(Displayed):
     """What a model wrote for one clip.
 
     `tokens` begin with the prompt (start, language, task, no times), of `prompt` tokens, and hold the end of text where
@@ -31,6 +32,12 @@ class Transcript:
     prompt: int
     language: str
     ended: bool
+
+    def display(self) -> Display:
+        """Show the text, its language and its length."""
+        new = len(self.tokens) - self.prompt
+        cut = () if self.ended else ("It was cut short: the end of text did not come.",)
+        return Display(f"Transcript ({self.language}, {new} tokens): {shown(self.text)}", notes=cut)
 
 
 def transcribe(

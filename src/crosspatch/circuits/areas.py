@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from crosspatch.core.errors import BadInput, NotFinite
 from crosspatch.core.stats import bootstrap_ratio, percentile_interval, resample_weights
+from crosspatch.draw import Display, Displayed, with_interval
 
 MIB_FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 Fractions = Float[np.ndarray, " fraction"]
@@ -22,8 +23,8 @@ class Area:
     high: float
 
 
-@dataclass(frozen=True, eq=False)
-class FaithfulnessCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class FaithfulnessCurve(Displayed):
     """Faithfulness f of circuits that hold a share of the edges, with 95 % bootstrap intervals over examples.
 
     `cpr` is the area under f (higher is better: which edges drive the metric up), `cmd` the area under |1 − f| (lower
@@ -37,6 +38,19 @@ class FaithfulnessCurve:
     high: Fractions
     cpr: Area
     cmd: Area
+
+    def display(self) -> Display:
+        """List faithfulness by share of the edges, under both areas."""
+        columns = (self.fractions, self.faithfulness, self.low, self.high)
+        rows = [
+            (f"{share:.1%}", with_interval(value, low, high, digits=3))
+            for share, value, low, high in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+        areas = ", ".join(
+            f"{name} {with_interval(area.value, area.low, area.high)}"
+            for name, area in (("CPR", self.cpr), ("CMD", self.cmd))
+        )
+        return Display(f"Faithfulness by size: {areas}", ("edges kept", "faithfulness [95%]"), rows)
 
 
 def faithfulness_curve(

@@ -12,13 +12,16 @@ from jaxtyping import Bool, Float
 
 from crosspatch.circuits.graph import CircuitEdge, Graph
 from crosspatch.core.errors import BadInput
-from crosspatch.draw import NetworkLook, lay_out_network, network_html
+from crosspatch.draw import NetworkLook, edge_table, lay_out_network, network_html
 from crosspatch.sites import Site
 
 if TYPE_CHECKING:
+    from rich.console import Group as Stack
+
     from crosspatch.circuits.scorecard import Scorecard
 
 SHOWN = 200  # edges of a notebook's picture
+LISTED = 10  # edges of a terminal's table
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +101,17 @@ class Circuit:
 
     def __repr__(self) -> str:
         return f"<Circuit: {self.size:,} of {self.graph.size:,} edges, {len(self.nodes):,} nodes>"
+
+    def __rich__(self) -> "Stack":
+        from rich.console import Group as Stack
+        from rich.text import Text
+
+        from crosspatch.circuits.telling import in_order
+
+        edges, scores, _ = in_order(self)
+        count = min(self.size, LISTED)
+        table = edge_table(edges[:count], scores[:count], most=count, total=self.size)
+        return Stack(table, Text(self.finding(), style="bold"))
 
     def _repr_html_(self) -> str:
         from crosspatch.circuits.telling import in_order

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 
 from crosspatch.circuits.circuit import Circuit
 from crosspatch.core.errors import BadInput
+from crosspatch.draw import Display, Displayed, number
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Shared:
         return exp(self.log_p)
 
 
-@dataclass(frozen=True, eq=False)
-class Overlap:
+@dataclass(frozen=True, eq=False, repr=False)
+class Overlap(Displayed):
     """What two circuits share: `edges` among the edges that the graph has, `nodes` among its senders.
 
     A node is in a circuit if an edge leaves it, at whatever place. `included` marks the shared edges.
@@ -65,6 +66,14 @@ class Overlap:
     edges: Shared
     nodes: Shared
     included: Bool[np.ndarray, "place receiver sender"]
+
+    def display(self) -> Display:
+        """Show what is shared of edges and nodes, beside what chance would give."""
+        rows = [
+            (name, str(each.both), str(each.first), str(each.second), number(each.expected, 1), number(each.jaccard, 3))
+            for name, each in (("edges", self.edges), ("nodes", self.nodes))
+        ]
+        return Display("Overlap of two circuits", ("of", "shared", "first", "second", "by chance", "Jaccard"), rows)
 
     def __str__(self) -> str:
         lines = [_line(name, shared) for name, shared in (("edges", self.edges), ("nodes", self.nodes))]

@@ -10,13 +10,14 @@ from jaxtyping import Bool, Float
 
 from crosspatch.circuits.circuit import Circuit, top_edges
 from crosspatch.core.errors import BadInput
+from crosspatch.draw import Display, Displayed, number
 
 Points = Float[np.ndarray, " point"]
 Of = Literal["edges", "nodes"]
 
 
-@dataclass(frozen=True, eq=False)
-class Roc:
+@dataclass(frozen=True, eq=False, repr=False)
+class Roc(Displayed):
     """False and true positive rates (shares, 0 to 1) of answers of growing size, (0, 0) and (1, 1) among them.
 
     Sorted by false, then by true positives. Points that another one beats (fewer false and more true positives) are
@@ -41,6 +42,11 @@ class Roc:
         before = np.searchsorted(x, x, side="left")  # number of points with strictly fewer false positives
         best = np.concatenate([[-np.inf], np.maximum.accumulate(y)])[before]
         return cls(x[y >= best], y[y >= best])
+
+    def display(self) -> Display:
+        """Give the areas and the number of points."""
+        rows = [("area", number(self.area, 3)), ("pessimistic area", number(self.pessimistic_area, 3))]
+        return Display(f"ROC of {len(self.fpr)} points", ("under them", "share"), rows)
 
     @cached_property
     def area(self) -> float:

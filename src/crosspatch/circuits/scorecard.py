@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from crosspatch.circuits.areas import Area, FaithfulnessCurve
 from crosspatch.core.stats import bootstrap_ratio
-from crosspatch.draw import table_html, with_interval
+from crosspatch.draw import score_table, table_html, with_interval
+
+if TYPE_CHECKING:
+    from rich.console import Group as Stack
 
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -141,6 +144,13 @@ class Scorecard:
 
     def __repr__(self) -> str:
         return f"<Scorecard: {self}>"
+
+    def __rich__(self) -> "Stack":
+        from rich.console import Group as Stack
+        from rich.text import Text
+
+        notes = [Text(f"! {text}", style="yellow") for text in self.warnings]
+        return Stack(score_table(self.rows()), *notes, Text(str(self), style="bold"))
 
     def _repr_html_(self) -> str:
         rows = [(name, with_interval(value, low, high, digits=3)) for name, value, low, high in self.rows()]

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,10 +31,14 @@ class Format(StrEnum):
     json = "json"
     parquet = "parquet"
     md = "md"
+    latex = "latex"
+    svg = "svg"
+    png = "png"
+    pdf = "pdf"
 
 
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="The page, a table of all sites, all numbers, or a summary.")
+    Format, typer.Option("--format", help="The page, a table of all sites, all numbers, a summary, or a figure.")
 ]
 OutFile = Annotated[
     Path | None,
@@ -57,6 +62,7 @@ def report(
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c --format csv --out -
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c runs/ioi-gemma-3-1b-c92d10
+    crosspatch report runs/ioi-gemma-3-270m-7f3a2c --format pdf
     """
     from crosspatch import load
     from crosspatch.core.store import write_whole
@@ -149,8 +155,10 @@ def _writer(form: Format, folder: Path) -> "Callable[[Effects], str | bytes]":
         Format.json: exports.json_text,
         Format.md: exports.markdown_text,
         Format.parquet: exports.parquet_bytes,
+        Format.latex: exports.latex_text,
+        **{each: partial(exports.figure_bytes, form=each.value) for each in (Format.svg, Format.png, Format.pdf)},
     }
     return known[form]
 
 
-_NAMES = {form: PAGE if form is Format.html else f"effects.{form.value}" for form in Format}
+_NAMES = {form: f"effects.{form.value}" for form in Format} | {Format.html: PAGE, Format.latex: "effects.tex"}

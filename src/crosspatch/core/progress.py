@@ -3,13 +3,15 @@
 import math
 import sys
 import time
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichBar
 
 LINE_EVERY = 10.0  # seconds between lines where standard error is no terminal
+WRITE_EVERY = 1.0  # seconds between changes of a notebook's one line
 
 
 @runtime_checkable
@@ -40,11 +42,15 @@ class SilentProgress:
 
 
 class RichProgress:
-    """Draws a bar on standard error; where that is no terminal, writes a line every ten seconds."""
+    """Draws a bar on standard error; where that is no terminal, writes a line every ten seconds.
+
+    In a notebook it is one line, which is written over.
+    """
 
     def __init__(self, console: "Console | None" = None) -> None:
         self._console = console
         self._bar: RichBar | None = None
+        self._cell: _Cell | None = None
         self._total = self._done = 0
         self._unit = self._note = ""
         self._began = self._spoke = 0.0
@@ -55,7 +61,9 @@ class RichProgress:
         console = self._console = self._console or _stderr()
         self._total, self._done, self._unit, self._note = total, 0, unit, ""
         self._began = self._spoke = time.monotonic()
-        if console.is_terminal:
+        if console.is_jupyter:
+            self._cell = _Cell()
+        elif console.is_terminal:
             self._bar = _bar(console)
             self._bar.start()
             self._bar.add_task(unit, total=total, note="", rate="")
@@ -68,17 +76,23 @@ class RichProgress:
         if self._bar is not None:
             rate = _rate(self._done, now - self._began)
             self._bar.update(self._bar.task_ids[0], completed=self._done, note=self._note, rate=rate)
-        elif self._console is not None and now - self._spoke >= LINE_EVERY:
+        elif self._console is not None and now - self._spoke >= (WRITE_EVERY if self._cell else LINE_EVERY):
             self._spoke = now
-            self._console.print(self._line(now), markup=False, highlight=False, soft_wrap=True)
+            self._say(self._console, self._line(now))
 
     def close(self) -> None:
         """Take the bar down; a job without a bar that ran long enough to speak says its last line."""
         if self._bar is not None:
             self._bar.stop()
         elif self._console is not None and self._spoke > self._began:
-            self._console.print(self._line(time.monotonic()), markup=False, highlight=False, soft_wrap=True)
-        self._bar, self._spoke, self._began = None, 0.0, 0.0
+            self._say(self._console, self._line(time.monotonic()))
+        self._bar, self._cell, self._spoke, self._began = None, None, 0.0, 0.0
+
+    def _say(self, console: "Console", line: str) -> None:
+        if self._cell is not None:
+            self._cell.write(line)
+        else:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, now: float) -> str:
         spent = now - self._began
@@ -86,6 +100,21 @@ class RichProgress:
         parts = [f"{self._done}/{self._total} {self._unit}", _rate(self._done, spent, unit=self._unit)]
         parts += [f"{_clock(left)} left"] if self._done < self._total else [f"in {_clock(spent)}"]
         return " · ".join([*parts, self._note] if self._note else parts)
+
+
+class _Cell:
+    """One line in a notebook's output, plain text, written over by the next."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def write(self, line: str) -> None:
+        bundle = {"text/plain": line}
+        if self._handle is None:
+            # Only where a notebook runs, and so IPython is there: it is none of our dependencies.
+            self._handle = import_module("IPython.display").display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
 
 
 def _stderr() -> "Console":

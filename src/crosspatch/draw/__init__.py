@@ -1,5 +1,6 @@
 """Draw arrays with labels: static SVG and HTML for pages and notebooks, text for terminals; knows no tensors."""
 
+from crosspatch.draw.colour import MARK as MARK
 from crosspatch.draw.colour import OKABE_ITO as OKABE_ITO
 from crosspatch.draw.colour import Scale as Scale
 from crosspatch.draw.colour import diverging as diverging
@@ -8,20 +9,28 @@ from crosspatch.draw.colour import level_css as level_css
 from crosspatch.draw.colour import nice_limit as nice_limit
 from crosspatch.draw.curves import Curve as Curve
 from crosspatch.draw.curves import curves_svg as curves_svg
+from crosspatch.draw.display import Display as Display
+from crosspatch.draw.display import Displayed as Displayed
+from crosspatch.draw.display import table_text as table_text
 from crosspatch.draw.heatmap import colour_bar_svg as colour_bar_svg
 from crosspatch.draw.heatmap import heatmap_svg as heatmap_svg
 from crosspatch.draw.html import table_html as table_html
+from crosspatch.draw.interactive import maps_plotly as maps_plotly
 from crosspatch.draw.label import clip as clip
 from crosspatch.draw.label import number as number
 from crosspatch.draw.label import p_value as p_value
 from crosspatch.draw.label import shown as shown
+from crosspatch.draw.label import spans as spans
 from crosspatch.draw.label import with_interval as with_interval
+from crosspatch.draw.latex import latex_text as latex_text
+from crosspatch.draw.latex import table_latex as table_latex
 from crosspatch.draw.network import Network as Network
 from crosspatch.draw.network import lay_out_network as lay_out_network
 from crosspatch.draw.network_svg import NetworkLook as NetworkLook
 from crosspatch.draw.network_svg import network_html as network_html
 from crosspatch.draw.network_svg import network_svg as network_svg
 from crosspatch.draw.panel import Panel as Panel
+from crosspatch.draw.paper import maps_figure as maps_figure
 from crosspatch.draw.raster import pooled as pooled
 from crosspatch.draw.raster import raster_png as raster_png
 from crosspatch.draw.scatter import Point as Point

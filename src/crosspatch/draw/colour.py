@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 OKABE_ITO = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#000000")
+MARK = OKABE_ITO[1]  # columns where the inputs differ
 
 STEPS = 20  # colour levels on each side of zero: finer ones cannot be told apart in a cell
 # From zero outwards, evenly spaced. Light: the blue and the red half of ColorBrewer's RdBu, white at zero.

@@ -7,9 +7,9 @@ from html import escape
 
 import numpy as np
 
-from crosspatch.draw.colour import STEPS, Scale, diverging, level_class
+from crosspatch.draw.colour import MARK, STEPS, Scale, diverging, level_class
 from crosspatch.draw.label import clip, number, with_interval
-from crosspatch.draw.panel import LONGEST, Layout, Panel, lay_out, split_label
+from crosspatch.draw.panel import LONGEST, Layout, Panel, labelled_columns, lay_out, split_label
 
 Paint = Callable[[int], str]
 _FONT = 'font-family="ui-sans-serif,system-ui,sans-serif" font-size="10" fill="currentColor"'
@@ -115,30 +115,18 @@ def _row_labels(panel: Panel, layout: Layout) -> list[str]:
 
 def _column_labels(panel: Panel, layout: Layout) -> list[str]:
     foot = layout.top + len(panel.rows) * layout.cell_height
+    labelled = set(labelled_columns(panel, layout.column_step))
     parts = []
     for column, label in enumerate(panel.columns):
         left = layout.left + column * layout.cell_width
         marked = column < len(panel.marked) and panel.marked[column]
         if marked:
             wide = layout.cell_width - 1
-            parts.append(f'<path class="differs" fill="{_MARK}" d="M{left} {foot + 1}h{wide}v2.5h-{wide}z"/>')
-        if column % layout.column_step and not marked:
-            continue
-        if _crowded(panel, column, step=layout.column_step):
+            parts.append(f'<path class="differs" fill="{MARK}" d="M{left} {foot + 1}h{wide}v2.5h-{wide}z"/>')
+        if column not in labelled:
             continue
         parts += _column_label(label, layout, at=(left + layout.cell_width / 2, foot), bold=marked)
     return parts
-
-
-_MARK = "#e69f00"
-
-
-def _crowded(panel: Panel, column: int, *, step: int) -> bool:
-    """Tell whether a marked column that is always labelled stands too close to this one."""
-    near = range(max(0, column - step + 1), min(len(panel.marked), column + step))
-    if column < len(panel.marked) and panel.marked[column]:
-        return any(panel.marked[other] for other in near if other < column)
-    return any(panel.marked[other] for other in near)
 
 
 def _column_label(label: str, layout: Layout, *, at: tuple[float, int], bold: bool) -> list[str]:

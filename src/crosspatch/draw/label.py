@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
 # Joiners shape letters and emoji; they are harmless.
 _VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "␣", "\u200c": "\u200c", "\u200d": "\u200d"}
@@ -50,6 +51,17 @@ def _bound(value: float, digits: int) -> str:
     """Write a bound in the decimals of its value; one that rounds to zero is shown as zero, without a sign."""
     text = f"{value:.{digits}f}" if abs(value) < 1e5 else number(value, digits)
     return text.removeprefix("-") if float(text) == 0 else text
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Write ascending numbers with runs drawn together: 0, 2–5."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
 
 
 def p_value(value: float) -> str:

@@ -58,6 +58,23 @@ def split_label(label: str) -> tuple[str, str]:
     return head, token
 
 
+def short_label(label: str) -> str:
+    """Give what a reader knows a column by where there is room for one word: its token or name, else its head."""
+    head, token = split_label(label)
+    return token.strip("{}") or head
+
+
+def labelled_columns(panel: Panel, step: int) -> list[int]:
+    """Choose the columns that are labelled, `step` apart: marked ones come first, and none stands too close to them."""
+    marked = [column for column, mark in enumerate(panel.marked) if mark]
+    kept: list[int] = []
+    for column in marked:
+        if not any(other in marked for other in range(max(0, column - step + 1), column)):
+            kept.append(column)
+    free = (at for at in range(0, len(panel.columns), step) if all(abs(at - other) >= step for other in marked))
+    return sorted([*kept, *free])
+
+
 def lay_out(panel: Panel, *, room: int = 320, tall: int = 306) -> Layout:
     """Choose sizes so that the cells fill about `room` × `tall` pixels and no two labels meet."""
     rows, columns = panel.values.shape

@@ -10,13 +10,14 @@ from jaxtyping import Float
 from crosspatch.draw.colour import Scale, diverging
 from crosspatch.draw.label import clip, number, with_interval
 from crosspatch.draw.network import Wire
-from crosspatch.draw.panel import Panel, split_label
+from crosspatch.draw.panel import Panel, short_label
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.table import Table
     from rich.text import Text
 
+_LONG = 30  # letters of a cell that is a text
 _NOT_RUN = "#b0b0b0"
 
 
@@ -37,7 +38,7 @@ class TerminalMap:
         colour = console.color_system is not None and not console.no_color and not options.ascii_only
         margin = max(map(len, self.panel.rows), default=0) + 2
         columns = len(self.panel.columns)
-        least = min(4, max((len(_short(label)) for label in self.panel.columns), default=1) + 1)
+        least = min(4, max((len(short_label(label)) for label in self.panel.columns), default=1) + 1)
         cell = max(least, min(6, (options.max_width - margin) // max(columns, 1)))
         fit = max(1, (options.max_width - margin) // cell)
         yield Text(self.panel.title, style="bold")
@@ -87,7 +88,7 @@ class TerminalMap:
         from rich.text import Text
 
         # No ellipsis here: every letter of so short a label counts.
-        short = (_short(label)[: cell - 1] for label in self.panel.columns[part])
+        short = (short_label(label)[: cell - 1] for label in self.panel.columns[part])
         names = "".join(f"{label:<{cell}}" if left else f"{label:>{cell}}" for label in short)
         return Text(" " * margin + names, style="dim", no_wrap=True)
 
@@ -106,22 +107,23 @@ class TerminalMap:
         return line.append(f"limit {limit}", style="dim")
 
 
-def _short(label: str) -> str:
-    head, token = split_label(label)
-    return token.strip("{}") or head
-
-
 def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> "Table":
-    """Build a plain rich table; columns after the first are set to the right and never cut, the first is folded."""
+    """Build a plain rich table; columns after the first are set to the right and never cut, the first is folded.
+
+    Columns of long texts are set to the left and folded too.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for place, header in enumerate(headers):
-        least = max([len(header), *(len(clip(row[place], 60)) for row in rows)]) if place else None
-        side = "right" if place else "left"
-        table.add_column(Text(header), justify=side, no_wrap=bool(place), overflow="fold", min_width=least)
+        least = max([len(header), *(len(clip(row[place], 60)) for row in rows)])
+        text = place == 0 or least > _LONG
+        side = "left" if text else "right"
+        table.add_column(
+            Text(header), justify=side, no_wrap=not text, overflow="fold", min_width=None if text else least
+        )
     for row in rows:
         table.add_row(*(Text(clip(cell, 60)) for cell in row))
     return table

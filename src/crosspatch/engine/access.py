@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from crosspatch.core.errors import BadInput, UnknownName
+from crosspatch.draw import Display, Displayed, spans
 from crosspatch.engine.edits import Edit
 from crosspatch.models.anatomy import Point
 from crosspatch.models.attention import Job, attention_modules, rerouted
@@ -24,8 +25,8 @@ from crosspatch.sites import KINDS, Site, parse, parse_site
 Mask = Int[Tensor, "batch pos"]
 
 
-@dataclass
-class Captured:
+@dataclass(repr=False)
+class Captured(Displayed):
     """Activations of the last forward. `captured["attn.head[5, 3]@-1"]` is `[batch, pos, width]` of that site.
 
     With a position the pos axis has length 1; `attn.pattern` is `[batch, query, key]`.
@@ -59,6 +60,19 @@ class Captured:
         rows, index = row_positions(chosen, value.shape[0], value.shape[-2], self.mask)
         # A whole pattern has its heads before its positions.
         return value[rows, index][:, None] if value.ndim == 3 else value[rows, :, index][:, :, None]
+
+    def display(self) -> Display:
+        """List the kinds that are held, with their layers, shape and precision."""
+        kinds: dict[str, list[int | None]] = {}
+        for kind, layer in self.stores:
+            kinds.setdefault(kind, []).append(layer)
+        rows = []
+        for kind, layers in kinds.items():
+            value = self.stores[kind, layers[0]]
+            numbers = spans([layer for layer in layers if layer is not None]) or "–"
+            rows.append((kind, numbers, str(list(value.shape)), str(value.dtype).removeprefix("torch.")))
+        title = f"Captured from {self.model.name}" + ("" if rows else ": nothing yet; run the model inside the block")
+        return Display(title, ("kind", "layers", "shape", "dtype") if rows else (), rows)
 
     def __iter__(self) -> Iterator[tuple[str, int | None]]:
         """Iterate over the captured kinds and layers."""

@@ -12,22 +12,27 @@ from torch import Tensor
 
 from crosspatch.core.errors import BadInput, UnknownName
 from crosspatch.core.tensors import TensorFile
+from crosspatch.draw import Display, Displayed
 from crosspatch.engine.plan import bytes_per_prompt_token, chunk_pairs, memory_budget
 from crosspatch.engine.sweep import Options
 from crosspatch.engine.writing import needed_kinds
 from crosspatch.executors.ranks import place_of
 from crosspatch.models.model import Model
 from crosspatch.models.runs import Lane, Prompts, Run, run_lanes, workbench
-from crosspatch.sites import EACH, parse
+from crosspatch.sites import EACH, KINDS, Site, from_transformer_lens, parse, to_transformer_lens
 from crosspatch.sites.extent import list_layers
+from crosspatch.sites.transformer_lens import is_transformer_lens_name
 
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
-@dataclass(frozen=True)
-class ActivationCache:
-    """Activations on disk, one tensor a site: `cache["resid.post[3]", 5]` is prompt 5's `[pos, width]`."""
+@dataclass(frozen=True, repr=False)
+class ActivationCache(Displayed):
+    """Activations on disk, one tensor a site: `cache["resid.post[3]", 5]` is prompt 5's `[pos, width]`.
+
+    TransformerLens's names are understood too: `cache["blocks.3.hook_resid_post", 5]`.
+    """
 
     file: TensorFile
 
@@ -46,6 +51,13 @@ class ActivationCache:
         """Whether all prompts are there."""
         return bool(self.file.done.all())
 
+    def display(self) -> Display:
+        """List the sites with their width and precision, and say how many prompts are there."""
+        fields = {site: self.file.fields[site] for site in self.sites}
+        rows = [(site, str(each.shape[-1]), each.dtype) for site, each in fields.items()]
+        there = f"{int(self.file.done.sum()):,} of {len(self):,} prompts"
+        return Display(f"Activations of {there}, {len(rows)} sites", ("site", "width", "dtype"), rows)
+
     def __len__(self) -> int:
         return len(self.file.done)
 
@@ -56,7 +68,7 @@ class ActivationCache:
             UnknownName: the site is not held.
             BadInput: there is no such prompt, or it has not been run yet.
         """
-        site, prompt = key
+        site, prompt = _own(key[0]), key[1]
         if site not in self.sites:
             raise UnknownName.of("site in this cache", site, self.sites)
         if not 0 <= prompt < len(self) or not self.file.done[prompt]:
@@ -66,6 +78,32 @@ class ActivationCache:
         dtype = self.file.fields[site].dtype
         rows = torch.from_numpy(self.file.array(site, NUMPY[dtype])[first:last].copy())
         return rows.view(torch.bfloat16) if dtype == "BF16" else rows
+
+    def to_transformer_lens(
+        self, model: Model, prompts: Sequence[int] | None = None, *, sites: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Give activations of prompts of one length (default: all) under TransformerLens's names, in its shapes.
+
+        `blocks.3.hook_resid_pre` is `[batch, pos, d_model]`, `blocks.3.attn.hook_z` (`hook_q`, `hook_k`, `hook_v`)
+        `[batch, pos, head, d_head]`, `blocks.3.mlp.hook_post` `[batch, pos, d_mlp]`. `model` is the one that was run,
+        and says how heads are cut. Numbers are the module's own; TransformerLens may fold norms and centre weights.
+
+        Raises:
+            BadInput: prompts of several lengths or none, one not run yet, or a site without a name there.
+            UnknownName: a site is not held.
+        """
+        chosen = list(range(len(self)) if prompts is None else prompts)
+        found = {}
+        for site in self.sites if sites is None else sites:
+            kind, _, layer = _own(site).removesuffix("]").partition("[")
+            rows = [self[site, prompt] for prompt in chosen]
+            if len({len(row) for row in rows}) != 1:
+                raise BadInput("a batch is of prompts of one length: name some, such as prompts=[0].")
+            whole = torch.stack(rows)
+            if KINDS[kind].unit in ("head", "kv_head"):
+                whole = whole.unflatten(-1, (-1, model.anatomy.points[kind].width))
+            found[to_transformer_lens(Site(kind, int(layer)))] = whole
+        return found
 
 
 def cache_activations(
@@ -126,6 +164,14 @@ def _kinds(model: Model, sites: str) -> list[tuple[str, int]]:
 
 def _name(kind: str, layer: int) -> str:
     return f"{kind}[{layer}]"
+
+
+def _own(site: str) -> str:
+    """Give the name that a tensor of the file has; TransformerLens's names are translated."""
+    if not is_transformer_lens_name(site):
+        return site
+    found = from_transformer_lens(site)
+    return _name(found.kind, found.layer or 0)
 
 
 def _width(model: Model, kind: str) -> int:

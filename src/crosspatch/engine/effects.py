@@ -1,5 +1,6 @@
 """Effects: what a sweep found, pair by pair, with intervals, tests, grids, words and files."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float, Float32
 
-from crosspatch.core.errors import BadInput, CorruptFile, MissingExtra
+from crosspatch.core.errors import BadInput, CorruptFile
 from crosspatch.core.stats import (
     benjamini_hochberg,
     bootstrap_mean,
@@ -18,8 +19,9 @@ from crosspatch.core.stats import (
     sign_flip_p,
     smallest_p,
 )
-from crosspatch.core.store import read_result, write_result
-from crosspatch.draw import Scale, TerminalMap, nice_limit, number
+from crosspatch.core.store import read_result, write_result, write_whole
+from crosspatch.draw import Panel, Scale, TerminalMap, maps_figure, maps_plotly, nice_limit, number, table_latex
+from crosspatch.engine.exporting import to_pandas, to_polars, to_tensors
 from crosspatch.engine.grids import ExampleView, Grid, empty_grid, fill_grid, hint_of, kinds_of
 from crosspatch.engine.tables import Row, Top
 from crosspatch.engine.wording import LEVEL, Claim, acting, ends, pitfalls, sentence
@@ -27,7 +29,10 @@ from crosspatch.sites import Address, Group, Site, group_from_json, group_to_jso
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
+    from plotly.graph_objects import Figure
     from rich.console import Group as Stack
+    from torch import Tensor
 
 EffectScale = Literal["normalised", "raw"]
 MOST_CELLS = 5000  # of one kind in a heat map; more cannot be told apart
@@ -227,26 +232,52 @@ class Effects:
 
     def to_frame(self) -> "pd.DataFrame":
         """Make a pandas table, one row a site. Raises MissingExtra without pandas."""
-        try:
-            import pandas as pd
-        except ImportError:
-            raise MissingExtra("to_frame needs pandas: pip install 'crosspatch[pandas]'") from None
-        low, high = self.interval()
-        columns = {
-            "site": [str(site) for site in self.sites],
-            "kind": [site.kind for site in self.sites],
-            "layer": pd.array([site.layer for site in self.sites], dtype="Int64"),
-            "unit": pd.array([site.unit for site in self.sites], dtype="Int64"),
-            "position": pd.array([site.position for site in self.sites], dtype="object"),
-            "effect": self.mean(),
-            "low": low,
-            "high": high,
-            "raw": self.mean("raw"),
-            "p": self.p_values(),
-            "q": self.q_values(),
-            "n": (~np.isnan(self.raw)).sum(axis=1),
-        }
-        return pd.DataFrame(columns)
+        return to_pandas(self)
+
+    def to_polars(self) -> "pl.DataFrame":
+        """Make a polars table, one row a site; positions are texts. Raises MissingExtra without polars."""
+        return to_polars(self)
+
+    def to_tensors(self, kind: str | None = None, scale: EffectScale | None = None) -> "dict[str, Tensor]":
+        """Give mean effects, of one kind if given, as TransformerLens's patching helpers shape them: float32, CPU.
+
+        Keys are its names of activations: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out` are
+        `[layer, pos]`; `z`, `q`, `k`, `v` are `[layer, pos, head]`, `pattern` is `[layer, head, pos]` and `post`
+        `[layer, pos, neuron]`. What was patched at all positions together has `_all_pos` behind its name and no pos
+        axis: `z_all_pos` is `[layer, head]`. NaN was not run; units go up to the last one swept.
+
+        Raises:
+            UnknownName: the kind was not swept.
+            BadInput: a site has no place there: a kind without a name in TransformerLens, a group, all heads together,
+                or a position that is not the same token in all pairs.
+        """
+        return to_tensors(self, kind=kind, scale=scale)
+
+    def to_plotly(self, kind: str | None = None, scale: EffectScale | None = None) -> "Figure":
+        """Draw a heat map a kind, or of one, as a plotly figure. Raises UnknownName, BadInput, MissingExtra."""
+        return maps_plotly(self.panels(kind, scale), self.colours(scale))
+
+    def to_latex(self, k: int = 10, *, kind: str | None = None) -> str:
+        """Write the k strongest sites as a LaTeX table, for the package booktabs; all texts are escaped."""
+        top = self.top(k, kind=kind)
+        return table_latex(top.headers, [row.cells() for row in top])
+
+    def figure(
+        self, path: str | Path, *, kind: str | None = None, scale: EffectScale | None = None, width: float = 3.3
+    ) -> Path:
+        """Write heat maps for a paper as `.svg`, `.png` (300 dots an inch) or `.pdf`; give the path.
+
+        `width` is in inches: 3.3 is one column of a page of two, 6.8 both. All kinds share one colour scale.
+
+        Raises:
+            UnknownName: the kind was not swept.
+            BadInput: another ending, a kind with too many sites for a picture, or a file that cannot be written.
+            MissingExtra: matplotlib is not installed.
+        """
+        form = Path(path).suffix.lower().removeprefix(".")
+        content = maps_figure(self.panels(kind, scale), self.colours(scale), form=form, width=width)
+        write_whole(Path(path), content)
+        return Path(path)
 
     def save(self, folder: str | Path) -> Path:
         """Write a result folder (safetensors and JSON, never pickle); give it. Raises BadInput if it cannot."""
@@ -310,10 +341,15 @@ class Effects:
         depth = {i: middle if (layer := self.sites[i].layer) is None else abs(layer - middle) for i in places}
         return min(places, key=lambda i: (depth[i], -size[i], i))
 
-    def drawable(self) -> list[Grid]:
-        """Give the grids of the kinds with few enough sites for a picture."""
-        counts = {kind: sum(site.kind == kind for site in self.sites) for kind in self.kinds}
-        return [self.grid(kind) for kind, count in counts.items() if count <= MOST_CELLS]
+    def drawable(self, kind: str | None = None, scale: EffectScale | None = None) -> list[Grid]:
+        """Give the grids of the kinds, or of one, with few enough sites for a picture."""
+        counts = Counter(site.kind for site in self.sites)
+        kinds = self.kinds if kind is None else (kind,)
+        return [self.grid(each, scale) for each in kinds if counts[each] <= MOST_CELLS]
+
+    def panels(self, kind: str | None = None, scale: EffectScale | None = None) -> list[Panel]:
+        """Give what pictures show of the kinds, or of one. Raises UnknownName if it was not swept."""
+        return [grid.panel() for grid in self.drawable(kind, scale)]
 
     def __repr__(self) -> str:
         return (

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from typing import Any
 
 from crosspatch.core.errors import BadInput
-from crosspatch.draw import table_html
+from crosspatch.draw import Display, Displayed, spans
 
 SHOWN = 60  # characters of a prompt in a printed line
 
@@ -22,7 +22,7 @@ class Continuation:
 
 
 @dataclass(frozen=True, repr=False)
-class Generated:
+class Generated(Displayed):
     """Continuations of prompts, one entry a prompt in every field.
 
     `tokens` are the new ones, an end token included; `logprobs` their log-probabilities (natural logarithm, float32)
@@ -90,7 +90,7 @@ class Generated:
 
     def rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return the heads and rows of a table of prompts and continuations."""
-        steps = [_spans(steps) for steps in self.patched_steps]
+        steps = [spans(steps) for steps in self.patched_steps]
         columns: dict[str, Sequence[str]] = {"prompt": self.prompt_texts, "continuation": self.texts}
         if self.unpatched is not None:
             differ = ["nowhere" if step is None else f"step {step}" for step in self.first_differences]
@@ -113,9 +113,9 @@ class Generated:
                 lines.append(f"    unpatched: {self.unpatched.texts[number]!r} ({where})")
         return "\n".join([*lines, *self.warnings])
 
-    def _repr_html_(self) -> str:
-        heads, rows = self.rows()
-        return f"<div>{table_html(heads, rows, caption=' '.join(self.warnings))}</div>"
+    def display(self) -> Display:
+        """Show prompts and continuations side by side."""
+        return Display(f"{len(self)} prompt{'s' if len(self) > 1 else ''} continued", *self.rows(), self.warnings)
 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -126,17 +126,6 @@ def _text(tokenizer: Any, ids: Sequence[int]) -> str:
 
 def _first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
     return next((step for step, (a, b) in enumerate(zip_longest(one, other)) if a != b), None)
-
-
-def _spans(steps: Sequence[int]) -> str:
-    """Write ascending numbers with runs drawn together: 0, 2–5."""
-    runs: list[list[int]] = []
-    for step in steps:
-        if runs and step == runs[-1][-1] + 1:
-            runs[-1].append(step)
-        else:
-            runs.append([step])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
 
 
 def _listed(value: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from crosspatch.core.errors import BadInput, UnknownName
-from crosspatch.draw import Panel, Scale, colour_bar_svg, heatmap_svg, nice_limit, shown
+from crosspatch.draw import Panel, Scale, TerminalMap, colour_bar_svg, heatmap_svg, nice_limit, shown
 from crosspatch.sites import Address, resolve_position
 
 Column = tuple[int | None, int | str | None]  # unit, position
@@ -61,6 +61,9 @@ class Grid:
         scale = Scale(nice_limit(self.values))
         hatched = bool(np.isnan(self.values).any())
         return heatmap_svg(self.panel(), scale) + colour_bar_svg(scale, hatched=hatched)
+
+    def __rich__(self) -> TerminalMap:
+        return TerminalMap(self.panel(), Scale(nice_limit(self.values)))
 
 
 def empty_grid(kind: str, sites: Sequence[Address], *, layers: int, examples: Sequence[ExampleView]) -> Grid:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crosspatch.draw import Display, Displayed
 from crosspatch.engine.by_hand import by_hand, one_batch, one_forward
 from crosspatch.engine.effects import Effects
 from crosspatch.engine.patching import patch, plan_patch
@@ -28,8 +29,8 @@ EQUAL = {8: 1e-6, 4: 1e-3, 2: 0.2}
 MANY = {"cpu": 2048, "cuda": 1 << 14}
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, repr=False)
+class Row(Displayed):
     """One way to run a sweep: seconds of the whole sweep in each repetition, and how its numbers compare.
 
     Where only `timed` of `sites` sites were run, `seconds` is extrapolated: cost a site × sites. `error` is the largest
@@ -47,6 +48,16 @@ class Row:
     ratio: float | None
     flops: int | None = None
     limit: float | None = None
+
+    def display(self) -> Display:
+        """Say how long this way takes and how its numbers compare."""
+        rows = [
+            ("seconds, median", f"{median(self.seconds):.3g}"),
+            ("times the one pass", "–" if self.ratio is None else f"{self.ratio:.3g}"),
+            ("sites run", f"{self.timed} of {self.sites}"),
+            ("largest difference", f"{self.error:.1e}"),
+        ]
+        return Display(self.way, ("what", "how much"), rows)
 
     @property
     def limit_share(self) -> float | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from crosspatch.core.errors import BadInput
+from crosspatch.draw import Display, Displayed
 from crosspatch.engine.cells import Cell, Extents
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.model import Model
@@ -16,8 +17,8 @@ GIB = 1 << 30
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 18}
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Displayed):
     """What a sweep will do.
 
     `patches` is sites × pairs; of these `zero` are known to have exactly no effect, `absent` have no such position in
@@ -45,6 +46,20 @@ class Plan:
     def forwards_saved(self) -> float:
         """Plain forwards that one forward a patch would have cost beyond this plan."""
         return self.naive_token_blocks / self.forward_token_blocks - self.forwards if self.forward_token_blocks else 0.0
+
+    def display(self) -> Display:
+        """Say what is run, what it costs and what it saves."""
+        rows = [
+            ("patches (sites × pairs)", f"{self.patches:,}"),
+            ("run", f"{self.rows:,}"),
+            ("exactly zero", f"{self.zero:,}"),
+            ("absent", f"{self.absent:,}"),
+            ("work in forwards", f"{self.forwards:,.1f}"),
+            ("forwards saved", f"{self.forwards_saved:,.0f}"),
+            ("packs", f"{self.packs:,}"),
+            ("memory besides the weights", f"{self.peak_bytes / GIB:.2f} GiB"),
+        ]
+        return Display("Plan of a sweep", ("what", "how much"), rows)
 
     def __str__(self) -> str:
         return (

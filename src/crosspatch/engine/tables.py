@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crosspatch.draw import number, p_value, rich_table, table_html, with_interval
+from crosspatch.draw import number, p_value, rich_table, table_html, table_text, with_interval
 from crosspatch.sites import Address
 
 if TYPE_CHECKING:
@@ -52,13 +52,7 @@ class Top:
         return self.rows[place]
 
     def __repr__(self) -> str:
-        lines = [self.headers, *(row.cells() for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        first, rest = widths[0], widths[1:]
-        return "\n".join(
-            f"{line[0]:<{first}}" + "".join(f"  {text:>{width}}" for text, width in zip(line[1:], rest, strict=True))
-            for line in lines
-        )
+        return table_text(self.headers, [row.cells() for row in self.rows])
 
     def _repr_html_(self) -> str:
         return table_html(self.headers, [row.cells() for row in self.rows])

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 
 from crosspatch.core.errors import BadInput, MissingExtra, UnknownName
 from crosspatch.core.stats import bootstrap_difference, bootstrap_mean
-from crosspatch.draw import number, with_interval
+from crosspatch.draw import Display, Displayed, number, with_interval
 from crosspatch.flow.results import Route, Routes, component_name
 from crosspatch.flow.walk import KINDS
 
@@ -22,8 +22,8 @@ MOST = 12  # components in a shell
 FEWEST = 2  # prompts that an interval needs
 
 
-@dataclass(frozen=True, eq=False)
-class Components:
+@dataclass(frozen=True, eq=False, repr=False)
+class Components(Displayed):
     """How important each head, MLP and bias is to each prompt: `values` `[component, prompt]`, 0 if not on the route.
 
     A component's importance is the sum of its edges on the route, by `by`: "weight", "importance" or "flow" (see
@@ -67,14 +67,15 @@ class Components:
         columns = {"mean": self.mean, "low": low, "high": high, "frequency": self.frequency}
         return _frame(self.names, columns)
 
-    def __repr__(self) -> str:
+    def display(self) -> Display:
+        """List the most important components, with the share of routes that they are on."""
         head = f"Components: {self.model} · {self.task} · {self.values.shape[1]} prompts, by {self.by}"
-        rows = [f"  {name:<18}{mean:>8.3f}  on {share:>4.0%} of routes" for name, mean, share in self.top()]
-        return "\n".join([head, *rows])
+        rows = [(name, number(mean, 3), f"{share:.0%}") for name, mean, share in self.top()]
+        return Display(head, ("component", "mean", "on routes"), rows)
 
 
-@dataclass(frozen=True, eq=False)
-class Contrast:
+@dataclass(frozen=True, eq=False, repr=False)
+class Contrast(Displayed):
     """By how much components are more important in one set of prompts than in another.
 
     `first` and `second` `[component, prompt]` hold every prompt's values; with `paired` prompt i of one belongs to
@@ -114,16 +115,17 @@ class Contrast:
         means = {"first": self.first.mean(axis=1), "second": self.second.mean(axis=1)}
         return _frame(self.names, {"difference": self.difference, "low": low, "high": high, **means})
 
-    def __repr__(self) -> str:
+    def display(self) -> Display:
+        """List the components that differ most, with intervals where there are prompts enough."""
         low, high = self.interval()
         places = {name: place for place, name in enumerate(self.names)}
         rows = [
-            f"  {name:<18}{with_interval(value, float(low[places[name]]), float(high[places[name]]))}"
+            (name, with_interval(value, float(low[places[name]]), float(high[places[name]])))
             if self._sure
-            else f"  {name:<18}{number(value)}"
+            else (name, number(value))
             for name, value in self.top()
         ]
-        return "\n".join([f"Contrast: {self.title}", *rows])
+        return Display(f"Contrast: {self.title}", ("component", "difference"), rows)
 
     @property
     def _sure(self) -> bool:

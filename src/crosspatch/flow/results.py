@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int
 
 from crosspatch.core.errors import CorruptFile, MissingExtra, UnknownName
 from crosspatch.core.store import read_result, write_result
+from crosspatch.draw import Display, Displayed, number
 from crosspatch.flow.walk import KINDS, NONE
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class RouteEdge:
     flow: float
 
 
-@dataclass(frozen=True, eq=False)
-class Route:
+@dataclass(frozen=True, eq=False, repr=False)
+class Route(Displayed):
     """The route of one prompt, edges from the last layer down, each column one array.
 
     Edges: `kind` (an index of `KINDS`), `layer`, `unit` (the head, −1 for none), `stage` of the target, positions
@@ -113,17 +114,18 @@ class Route:
         """List the edges other than the stream's own with the largest flow."""
         return sorted((edge for edge in self if edge.component != "resid"), key=lambda edge: -edge.flow)[:k]
 
-    def __repr__(self) -> str:
+    def display(self) -> Display:
+        """Say where the route ends and how large it is, and list the edges with the largest flow."""
         skipped, all_parts = int(self.nodes["skipped"].sum()), int((self.nodes["evaluated"]).sum())
         head = (
             f"Route to token {self.end} ({self.tokens[self.end]!r}): {len(self)} edges, {len(self.nodes['stage'])} "
             f"nodes; {skipped:,} of {skipped + all_parts:,} parts of attention needed no working out"
         )
         rows = [
-            f"  {edge.component:<18}{edge.source or '':<18}-> {edge.target:<18}{edge.weight:>7.3f}{edge.flow:>7.3f}"
+            (edge.component, edge.source or "", edge.target, number(edge.weight, 3), number(edge.flow, 3))
             for edge in self.top()
         ]
-        return "\n".join([head, *rows])
+        return Display(head, ("component", "from", "to", "weight", "flow"), rows)
 
 
 def component_name(kind: int, layer: int, unit: int = NONE) -> str:
@@ -135,8 +137,8 @@ def component_name(kind: int, layer: int, unit: int = NONE) -> str:
     return f"{KINDS[kind]}[{layer}]"
 
 
-@dataclass(frozen=True, eq=False)
-class Routes(Sequence[Route]):
+@dataclass(frozen=True, eq=False, repr=False)
+class Routes(Displayed, Sequence[Route]):
     """The routes of some prompts of one model, in the order given: `routes[0]` is a `Route`.
 
     `components` names all heads, MLPs and biases that could be on a route.
@@ -207,11 +209,15 @@ class Routes(Sequence[Route]):
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFile(f"{str(folder)!r} holds no saved routes ({error} is missing or damaged).") from None
 
-    def __repr__(self) -> str:
+    def display(self) -> Display:
+        """Say what was asked and how many edges there are, and show the first route."""
         edges = sum(map(len, self))
         rule = f"threshold {self.threshold:g}" + (", renormalised" if self.renormalise else "")
         title = f"Routes: {self.model} · {self.task} · {len(self)} prompts, {edges:,} edges, {rule}"
-        return "\n".join([title, *(repr(route) for route in self[:1])])
+        if not self.found:
+            return Display(title)
+        first = self.found[0].display()
+        return replace(first, title=title, notes=[f"The first: {first.title}"])
 
 
 def _split(

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from crosspatch.audio import Transcript, log_mel, write_down
 from crosspatch.core.errors import BadInput, NotProved
+from crosspatch.draw import Display, Displayed, shown
 from crosspatch.replay import Spot, see
 
 
-@dataclass(frozen=True)
-class EncoderLens:
+@dataclass(frozen=True, repr=False)
+class EncoderLens(Displayed):
     """Transcripts by encoder layer, then by clip; layer 0 is what enters the first block, the last one the model's own.
 
     `lens[2]` are the transcripts of the clips from the stream that leaves two blocks.
@@ -29,8 +30,11 @@ class EncoderLens:
     def __getitem__(self, layer: int) -> tuple[Transcript, ...]:
         return self.transcripts[layer]
 
-    def __repr__(self) -> str:
-        return "\n".join(f"{layer:>3}  {said[0].text!r}" for layer, said in enumerate(self.transcripts))
+    def display(self) -> Display:
+        """Show what each layer's stream of the first clip is written down as."""
+        rows = [(str(layer), shown(said[0].text)) for layer, said in enumerate(self.transcripts)]
+        title = f"Encoder lens of {len(self.transcripts[0])} clips, the first by layer"
+        return Display(title, ("layer", "written down"), rows, most=len(rows))
 
 
 def encoder_lens(

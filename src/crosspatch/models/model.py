@@ -9,10 +9,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from crosspatch.core.errors import UnknownName
+from crosspatch.draw import Display, Displayed
 from crosspatch.models.anatomy import Anatomy
 from crosspatch.models.layout import Layout
 from crosspatch.models.weights import device_of
 from crosspatch.sites import Extent, Site
+
+_PARTS = {"attn.head": "heads", "attn.k": "heads of keys and values", "mlp.hidden": "neurons"}
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Check:
     detail: str
 
 
-@dataclass(frozen=True)
-class Model:
+@dataclass(frozen=True, repr=False)
+class Model(Displayed):
     """The user's module and tokenizer, the anatomy proved on it, and the checks that proved it.
 
     `opened` is what another process can open it by (a name, a hub id, a path), None for a module given as such;
@@ -40,6 +43,21 @@ class Model:
     checks: tuple[Check, ...] = ()
     opened: str | None = None
     layout: Layout | None = None
+
+    def display(self) -> Display:
+        """Say what was opened, how large it is, and what of it can be patched."""
+        units = self.anatomy.units()
+        checks = sum(check.ok for check in self.checks)
+        rows = [
+            ("family", self.anatomy.family),
+            ("layers", f"{self.anatomy.layers} of width {self.anatomy.d_model}"),
+            *((f"{word} a layer", str(units[kind])) for kind, word in _PARTS.items() if kind in units),
+            ("vocabulary", f"{self.vocab_size:,}"),
+            ("weights", str(next(self.module.parameters()).dtype).removeprefix("torch.") + f" on {self.device}"),
+            ("proved", f"{checks} of {len(self.checks)} checks"),
+            *((f"{kind} refused", reason) for kind, reason in self.anatomy.refused.items()),
+        ]
+        return Display(f"Model {self.name}", ("what", "which"), rows, most=len(rows))
 
     @property
     def vocab_size(self) -> int:

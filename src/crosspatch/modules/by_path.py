@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from crosspatch.core.errors import BadInput, NotFinite, UnknownName
+from crosspatch.draw import Display, Displayed, number
 from crosspatch.models.guard import refuse_compiled
 from crosspatch.models.weights import untracked
 from crosspatch.replay.recording import called
@@ -18,8 +19,8 @@ from crosspatch.replay.values import mapped, tensors
 Score = Callable[[Any], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class ModuleEffects:
+@dataclass(frozen=True, eq=False, repr=False)
+class ModuleEffects(Displayed):
     """Effects of replacing whole module outputs: `raw` is `[path, example]`, metric(patched) − metric(base).
 
     `skipped` says why a module was left out when all modules were asked for.
@@ -35,6 +36,15 @@ class ModuleEffects:
     def values(self) -> Float32[np.ndarray, "path example"]:
         """Divide by the mean gap: 0 is the base run, 1 the source run."""
         return self.raw / np.float32((self.source - self.base).mean())
+
+    def display(self) -> Display:
+        """List the modules with the largest effects, in shares of the mean gap and in the metric's unit."""
+        with np.errstate(divide="ignore", invalid="ignore"):  # without a gap there are no shares
+            shares = dict(zip(self.paths, self.values.mean(axis=1).tolist(), strict=True))
+        rows = [(path, number(shares[path]), number(raw, 3)) for path, raw in self.top(len(self.paths))]
+        left = (f"{len(self.skipped)} modules were left out: see `skipped`.",) if self.skipped else ()
+        title = f"Effects of {len(self.paths)} modules on {len(self.base)} examples"
+        return Display(title, ("module", "effect", "raw"), rows, left)
 
     def top(self, k: int = 10) -> list[tuple[str, float]]:
         """List the paths with the largest absolute mean effect, in the metric's own unit."""

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from crosspatch.draw import Display, Displayed
 from crosspatch.sites import Address
 
 NOTHING = -1  # stands where a row has ended before
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Decoded:
+class Decoded(Displayed):
     """New tokens of every site and example, and those of the unpatched base and source runs.
 
     A row's tokens hold the end token that it came to, one of `ends`; behind it stands −1. `prompt` is what was
@@ -52,8 +53,12 @@ class Decoded:
         decode = getattr(tokenizer, "tokenizer", tokenizer).decode
         return decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def __repr__(self) -> str:
+    def display(self) -> Display:
+        """Say how many rows changed in all, and list the sites where most did."""
         many, examples, steps = self.tokens.shape
         said = f"{int(self.changed.sum()):,} of {many * examples:,} rows differ from the base run"
         head = f"Decoded: {many:,} sites × {examples:,} examples, {self.direction}, up to {steps} tokens; {said}"
-        return "\n".join([head, *self.warnings])
+        count = self.changed.sum(axis=1)
+        order = [int(i) for i in np.argsort(-count, kind="stable") if count[i]]
+        rows = [(str(self.sites[i]), f"{int(count[i])} of {examples}") for i in order]
+        return Display(head, ("site", "changed rows") if rows else (), rows, self.warnings)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crosspatch.core.errors import BadInput, NotFinite, UnknownName
+from crosspatch.draw import Display, Displayed
 from crosspatch.models.guard import refuse_compiled
 from crosspatch.modules.anatomy import Stack, find_stacks, first_attention
 from crosspatch.modules.proving import proved
@@ -22,8 +23,8 @@ from crosspatch.sites import split_stack
 Score = Callable[..., Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Trial:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trial(Displayed):
     """Hold any module, in evaluation mode, with the inputs of `count` pairs and a metric.
 
     `clean` and `corrupt` are what the module is called with: a tensor, a tuple of arguments or a mapping of keyword
@@ -47,6 +48,14 @@ class Trial:
     names: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
     lengths: Mapping[str, Sequence[int]] = field(default_factory=dict)
     shared: Collection[str] = ()
+
+    def display(self) -> Display:
+        """Say what is tried: the module, its inputs' shapes, the metric, the named positions."""
+        inputs = ", ".join(str(list(tensor.shape)) for tensor in tensors(self.clean))
+        names = ", ".join(f"{name} {place}" for name, place in self.names.items())
+        rows = [("module", type(self.module).__name__), ("inputs", inputs), ("metric", self.metric_name)]
+        rows += [("positions", names)] if names else []
+        return Display(f"Trial {self.name} of {self.count} pairs", ("what", "which"), rows)
 
     def __post_init__(self) -> None:
         training = next((name or "it" for name, part in self.module.named_modules() if part.training), None)

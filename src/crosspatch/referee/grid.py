@@ -1,9 +1,10 @@
 """The grid of an audit: each corruption and direction is one sweep, off which all metrics and windows are read."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from crosspatch.core.errors import BadInput, CrosspatchError
+from crosspatch.draw import Display, Displayed
 from crosspatch.engine import Effects, Options, Paths, patch_metrics, path_patch, plan_patch, windows
 from crosspatch.engine.corrupting import by_layout
 from crosspatch.engine.patching import DIRECTIONS, Question, prepare
@@ -32,7 +33,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class AuditPlan:
+class AuditPlan(Displayed):
     """Say what an audit runs.
 
     No corruptions means: token replacement, Gaussian noise (`draws` a pair), the task's own first alternative or other
@@ -49,6 +50,13 @@ class AuditPlan:
     draws: int = 3
     edges: bool = True
     seed: int = 0
+
+    def display(self) -> Display:
+        """List what is run; an empty list of corruptions is what the task allows."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        lists = {name: ", ".join(map(str, value)) for name, value in told.items() if isinstance(value, list | tuple)}
+        rows = [(name, lists.get(name, str(value)) or "all that fit") for name, value in told.items()]
+        return Display("Plan of an audit", ("what", "which"), rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +103,8 @@ def run_grid(model: Model, task: Task, plan: AuditPlan, options: Options) -> Gri
     return GridRun(found, direct, forwards, single, tuple(left_out))
 
 
-@dataclass(frozen=True)
-class GridCost:
+@dataclass(frozen=True, repr=False)
+class GridCost(Displayed):
     """What a grid would cost: its settings, its sweeps, work in plain forwards and operations, what is left out."""
 
     settings: int
@@ -104,6 +112,16 @@ class GridCost:
     forwards: float
     flops: int
     left_out: Sequence[str]
+
+    def display(self) -> Display:
+        """Say what an audit would run."""
+        rows = [
+            ("settings", str(self.settings)),
+            ("sweeps", str(self.sweeps)),
+            ("work in forwards", f"{self.forwards:,.0f}"),
+            ("operations", f"{self.flops:.1e}"),
+        ]
+        return Display("Cost of an audit", ("what", "how much"), rows, [f"left out: {text}" for text in self.left_out])
 
 
 def plan_grid(model: Model, task: Task, plan: AuditPlan, options: Options) -> GridCost:

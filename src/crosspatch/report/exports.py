@@ -1,15 +1,17 @@
-"""Effects as files for other programs and people: CSV, JSON, Markdown, Parquet."""
+"""Effects as files for other programs and people: CSV, JSON, Markdown, Parquet, LaTeX, figures."""
 
 import csv
 import io
 from typing import TYPE_CHECKING
 
+from crosspatch.draw import maps_figure
 from crosspatch.report.summary import row_of, summary_of, title, to_json
 
 if TYPE_CHECKING:
     from crosspatch.engine.effects import Effects
 
-MARKDOWN_ROWS = 20
+TABLE_ROWS = 20
+PAGE_WIDTH = 6.8  # inches
 
 
 def csv_text(effects: "Effects") -> str:
@@ -72,11 +74,21 @@ def _example(example: object) -> dict[str, object]:
 
 def markdown_text(effects: "Effects") -> str:
     """Give the finding, the strongest sites and the cautions, to paste into an issue or a notebook."""
-    top = effects.top(MARKDOWN_ROWS)
+    top = effects.top(TABLE_ROWS)
     lines = [f"**{effects.finding()}**", "", title(effects), ""]
     lines += [_cells(top.headers), _cells(["---"] * len(top.headers)), *(_cells(row.cells()) for row in top)]
     lines += ["", *(f"- {caution}" for caution in effects.cautions())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def latex_text(effects: "Effects") -> str:
+    """Give the strongest sites as a LaTeX table."""
+    return effects.to_latex(TABLE_ROWS)
+
+
+def figure_bytes(effects: "Effects", *, form: str) -> bytes:
+    """Give the heat maps as an SVG, PNG or PDF file, as wide as both columns of a page."""
+    return maps_figure(effects.panels(), effects.colours(), form=form, width=PAGE_WIDTH)
 
 
 def _cells(cells: "tuple[str, ...] | list[str]") -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from crosspatch.core.errors import BadInput
-from crosspatch.draw import Curve, Panel, with_interval
+from crosspatch.draw import Curve, Display, Displayed, Panel, with_interval
 
 # How a finding stands to the paper's claim; "no claim" where the paper says nothing of it.
 VERDICTS = ("agrees", "contradicts", "undecided", "no claim")
@@ -123,8 +123,8 @@ class Section:
     figures: tuple[Figure, ...] = ()
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, repr=False)
+class Study(Displayed):
     """All that the page of a study shows."""
 
     title: str
@@ -136,6 +136,13 @@ class Study:
     warnings: Sequence[str] = ()
     chips: tuple[tuple[str, str], ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def display(self) -> Display:
+        """List the findings, each beside the paper's claim."""
+        rows = [(each.said, each.measured, each.claim or "–", each.verdict) for each in self.findings]
+        title = f"{self.title} · {self.model} · {self.paper}"
+        headers = ("found here", "value [95%]", "the paper says", "verdict")
+        return Display(title, headers, rows, self.warnings, most=len(rows))
 
     def report(self, path: str | Path) -> Path:
         """Write the study's page, one HTML file; give its path. Raises BadInput if it cannot be written."""

@@ -7,13 +7,14 @@ from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
 from crosspatch.core.errors import BadInput, ManyTokenAnswer, NotFinite
+from crosspatch.draw import Display, Displayed, number
 from crosspatch.tasks.forward import read_last_logits
 from crosspatch.tasks.pair import Pair, Task, take
 from crosspatch.tasks.tokens import OpenedModel, check_ids
 
 
-@dataclass(frozen=True)
-class TaskCheck:
+@dataclass(frozen=True, repr=False)
+class TaskCheck(Displayed):
     """Say how well a model does a task.
 
     `accuracy` is the share of clean prompts where the best right answer is above every wrong one (above the whole
@@ -31,6 +32,17 @@ class TaskCheck:
     corrupt_logit_diff: float
     wrong: tuple[int, ...]
     first_token_only: bool = False
+
+    def display(self) -> Display:
+        """Say how often the model is right, and by how much."""
+        rows = [
+            ("accuracy", f"{self.accuracy:.0%} of {self.n} pairs"),
+            ("logit difference, clean", number(self.logit_diff)),
+            ("logit difference, corrupt", number(self.corrupt_logit_diff)),
+            ("tokens as the model's tokenizer gives them", "yes" if self.aligned else "no"),
+        ]
+        notes = ["Answers of several tokens are compared by their first tokens."] if self.first_token_only else []
+        return Display(f"Check of {self.task}", ("what", "found"), rows, notes)
 
 
 @dataclass(frozen=True)

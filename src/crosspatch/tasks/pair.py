@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from crosspatch.core.errors import BadInput, UnalignedPair
+from crosspatch.draw import Display, Displayed, shown
 from crosspatch.sites.site import TOGETHER, split_name
 
 Answer = tuple[int, ...]
 TOKENS = "replace"
 EMBEDDINGS = ("gaussian", "zero", "mean")
 RESAMPLE = "resample"
+PAIR_HEADERS = ("clean prompt", "corrupt prompt", "positions", "right (ids)", "wrong (ids)")
+SHOWN = 5  # pairs of a task in a notebook
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Displayed):
     """Hold a clean and a corrupt prompt as token ids, aligned position by position, BOS included if there is one.
 
     `right` and `wrong` list alternative answers, each a sequence of token ids. `names` maps a named position to its
@@ -41,6 +44,18 @@ class Pair:
             raise BadInput("a pair needs at least one right answer, and every answer at least one token.")
         for name, index in self.names.items():
             _check_name(name, index, len(self.clean))
+
+    def cells(self) -> tuple[str, ...]:
+        """Write the pair as texts: both prompts (token ids without texts), its named positions, its answers' ids."""
+        texts = ((self.clean_text, self.clean), (self.corrupt_text, self.corrupt))
+        prompts = (shown(text) if text else " ".join(map(str, ids)) for text, ids in texts)
+        names = ", ".join(f"{name} {index}" for name, index in self.names.items())
+        answers = (" or ".join("+".join(map(str, ids)) for ids in given) for given in (self.right, self.wrong))
+        return (*prompts, names, *answers)
+
+    def display(self) -> Display:
+        """Show both prompts, the named positions and the answers."""
+        return Display(f"Pair of {len(self.clean)} tokens", PAIR_HEADERS, [self.cells()])
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ class Corruption:
 
 
 @dataclass(frozen=True, repr=False)
-class Task:
+class Task(Displayed):
     """Hold pairs, the metric to score them by, and the settings that made them.
 
     `tokens` are the display strings of each clean prompt's tokens, one tuple a pair. `alternatives` names other corrupt
@@ -104,6 +119,14 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def display(self) -> Display:
+        """Show the first pairs: where they differ, their named positions, their answers."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        rows = [pair.cells() for pair in self.pairs[:SHOWN]]
+        left = len(self.pairs) - len(rows)
+        notes = [*([f"… and {left:,} more pairs"] if left else []), *([settings] if settings else [])]
+        return Display(repr(self), PAIR_HEADERS, rows, notes)
 
     def __repr__(self) -> str:
         lengths = sorted({len(pair.clean) for pair in self.pairs})
