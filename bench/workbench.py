@@ -10,17 +10,14 @@ import argparse
 import http.client
 import json
 import tempfile
-import threading
 import time
 from pathlib import Path
 from statistics import median
 
 import torch
-import uvicorn
 
 import crosspatch as xp
-from crosspatch.workbench import build_app
-from crosspatch.workbench.serving import open_door
+from crosspatch.workbench.serving import served
 
 PAIR = {
     "clean": "When Mary and John went to the store, John gave a drink to",
@@ -42,18 +39,8 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     model = xp.open_model(given.model)
-    with tempfile.TemporaryDirectory() as folder:
-        app, state, token = build_app(model, out=folder)
-        door = open_door(0)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
-        thread.start()
-        try:
-            found = measure(model, Client(door.getsockname()[1], token), given.repeat)
-        finally:
-            server.should_exit = True
-            thread.join()
-            state.line.close()
+    with tempfile.TemporaryDirectory() as folder, served(model, out=folder) as bench:
+        found = measure(model, Client(bench.port, bench.token), given.repeat)
     print(f"{given.model}, {torch.get_num_threads()} threads, median of {given.repeat}")
     for name, seconds in found.items():
         print(f"{name:<50}{seconds:8.3f} s")

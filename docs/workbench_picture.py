@@ -5,15 +5,12 @@ python docs/workbench_picture.py [--chromium /usr/bin/chromium]
 
 import argparse
 import tempfile
-import threading
 from pathlib import Path
 
-import uvicorn
 from playwright.sync_api import Page, sync_playwright
 
 import crosspatch as xp
-from crosspatch.workbench import build_app
-from crosspatch.workbench.serving import open_door
+from crosspatch.workbench.serving import served
 
 OUT = Path(__file__).with_name("workbench.png")
 CLEAN = "When Mary and John went to the store, John gave a drink to"
@@ -26,23 +23,12 @@ def main() -> None:
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     given = parser.parse_args()
     model = xp.open_model("gemma-3-270m")
-    with tempfile.TemporaryDirectory() as folder:
-        app, state, token = build_app(model, out=folder)
-        door = open_door(0)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
-        thread.start()
-        try:
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
-                page = browser.new_page(viewport=SIZE)
-                page.goto(f"http://127.0.0.1:{door.getsockname()[1]}/{token}/")
-                photograph(page)
-                browser.close()
-        finally:
-            server.should_exit = True
-            thread.join()
-            state.line.close()
+    with tempfile.TemporaryDirectory() as folder, served(model, out=folder) as bench, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=given.chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport=SIZE)
+        page.goto(bench.address)
+        photograph(page)
+        browser.close()
 
 
 def photograph(page: Page) -> None:

@@ -2,22 +2,19 @@
 
 import http.client
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
-import uvicorn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from builders_tasks import byte_tokenizer
 from crosspatch.models import Model, open_model
-from crosspatch.workbench import Limits, build_app
-from crosspatch.workbench.serving import open_door
+from crosspatch.workbench import Limits, serving
+from crosspatch.workbench.serving import Served
 
 PAIR = {"clean": "When Mary and John went to the store, John gave a drink to"}
 PAIR |= {
@@ -38,16 +35,8 @@ def tiny() -> Model:
 
 
 @dataclass(frozen=True)
-class Served:
-    """A running server: where it listens, its token, its state."""
-
-    port: int
-    token: str
-    state: Any
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}/{self.token}/"
+class Client(Served):
+    """Speaks to a running server."""
 
     def raw(self, method, path, body=None, headers=None):
         """Send a request as it is; give status, headers and body."""
@@ -79,17 +68,7 @@ class Served:
 
 
 @contextmanager
-def served(model: Model, out: Path, limits: Limits | None = None) -> Iterator[Served]:
+def served(model: Model, out: Path, limits: Limits | None = None) -> Iterator[Client]:
     """Serve a model on a free port while the block lasts."""
-    app, state, token = build_app(model, out=out, limits=limits)
-    door = open_door(0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
-    thread.start()
-    try:
-        yield Served(door.getsockname()[1], token, state)
-    finally:
-        server.should_exit = True
-        thread.join()
-        state.line.close()
-        door.close()
+    with serving.served(model, out=out, limits=limits) as running:
+        yield Client(running.port, running.token, running.state)

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crosspatch.workbench.app import build_app
-    from crosspatch.workbench.serving import serve
+    from crosspatch.workbench.serving import serve, served
     from crosspatch.workbench.state import Limits
 
 _HOME = {
     "Limits": "crosspatch.workbench.state",
     "build_app": "crosspatch.workbench.app",
     "serve": "crosspatch.workbench.serving",
+    "served": "crosspatch.workbench.serving",
 }
-__all__ = ["Limits", "build_app", "serve"]
+__all__ = ["Limits", "build_app", "serve", "served"]
 
 
 def __getattr__(name: str) -> Any:

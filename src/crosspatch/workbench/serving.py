@@ -1,14 +1,17 @@
 """Serve the workbench on this machine until it is interrupted."""
 
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket
+from threading import Thread
 
 from crosspatch.core.errors import BadInput, MissingExtra
 from crosspatch.models.model import Model
-from crosspatch.workbench.state import Limits
+from crosspatch.workbench.state import Limits, State
 
 HOST = "127.0.0.1"
 
@@ -56,6 +59,49 @@ def serve(
     except KeyboardInterrupt:
         pass
     finally:
+        state.line.close()
+        door.close()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A workbench that runs beside other code: its port, the token of its address, what it holds."""
+
+    port: int
+    token: str
+    state: State
+
+    @property
+    def address(self) -> str:
+        """The page's address."""
+        return f"http://{HOST}:{self.port}/{self.token}/"
+
+
+@contextmanager
+def served(model: Model, *, out: Path | str = "runs", limits: Limits | None = None) -> Iterator[Served]:
+    """Serve the workbench on a free port beside other code, while the block lasts; for notebooks and tests.
+
+    The model must not be used by the block meanwhile. Raises MissingExtra as `serve` does.
+
+    >>> with served(model) as bench:  # doctest: +SKIP
+    ...     print(bench.address)
+    """
+    require_server()
+    import uvicorn
+
+    from crosspatch.workbench.app import build_app
+
+    app, state, token = build_app(model, out=out, limits=limits)
+    door = open_door(0)
+    settings = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1, lifespan="off")
+    server = uvicorn.Server(settings)
+    thread = Thread(target=server.run, kwargs={"sockets": [door]}, name="crosspatch-workbench")
+    thread.start()
+    try:
+        yield Served(door.getsockname()[1], token, state)
+    finally:
+        server.should_exit = True
+        thread.join()
         state.line.close()
         door.close()
 
