@@ -6,8 +6,9 @@ import torch
 
 from crosspatch.core.errors import BadInput
 from crosspatch.engine import patch, patched_logits
-from crosspatch.sites import Site
-from crosspatch.tasks import corrupt
+from crosspatch.metrics import METRICS
+from crosspatch.sites import Group, Site
+from crosspatch.tasks import Pair, Task, corrupt
 from naive.joint import forward, part_of, taken
 from zoo import make_pair, make_task, module_of, opened
 
@@ -47,6 +48,30 @@ def test_the_metric_is_that_of_the_logits_and_of_patch():
     np.testing.assert_allclose(found.effects.raw[0], change[rows, right] - change[rows, wrong], atol=1e-5)
     swept = patch(opened("gpt2"), TASK, sites="resid.post[1]@end")
     np.testing.assert_allclose(found.effects.raw, swept.raw, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_every_metric_is_that_of_patch(metric):
+    """Those that read the clean or the base run's distribution too."""
+    found = patched_logits(opened("gpt2"), TASK, sites=SITES, metric=metric)
+    together = Group("both", SITES)
+    np.testing.assert_allclose(
+        found.effects.raw, patch(opened("gpt2"), TASK, sites=[together], metric=metric).raw, atol=1e-5
+    )
+
+
+def test_of_a_long_answer_the_first_token_is_read():
+    """The answer is scored whole; the distribution is that of the token after the prompt."""
+    pairs = [
+        Pair((5, 6, 7, 8), (5, 6, 4, 8), ((11, 12),), (), {}),
+        Pair((5, 9, 7, 3), (5, 9, 2, 3), ((13, 14, 15),), (), {}),
+    ]
+    task = Task("long", tuple(pairs), metric="logprob")
+    found = patched_logits(opened("gpt2"), task, sites="resid.post[1]@2")
+    np.testing.assert_allclose(found.effects.raw, patch(opened("gpt2"), task, sites="resid.post[1]@2").raw, atol=1e-5)
+    with torch.no_grad():
+        own = module_of("gpt2")(torch.tensor([pairs[1].corrupt])).logits[0, -1]
+    np.testing.assert_allclose(found.base[1], own.numpy(), atol=1e-4)
 
 
 def test_a_site_where_both_runs_agree_leaves_the_base_run():

@@ -72,6 +72,8 @@ def test_events_go_on_where_a_page_left_off(server):
     made, events = swept(server, {"pair": PAIR, "sites": SITES})
     assert server.events(made["sweep"]) == events
     assert server.events(made["sweep"], last=0) == events[1:]
+    for odd in ("-1", "x", "²", "9" * 40, ""):
+        assert server.events(made["sweep"], last=odd) == events
     status, again = server.ask("GET", f"sweeps/{made['sweep']}")
     assert status == 200
     assert again["sites"] == made["sites"]

@@ -135,11 +135,23 @@ def test_too_much_is_refused_and_nothing_waiting_is_lost(line):
     assert [each.result(5) for each in asked] == [0, 1, 2, 3]
 
 
+def test_who_went_away_is_not_waited_for(line):
+    """A cancelled question is left out; those after it are answered, and closing does not stumble over it."""
+    gate = threading.Event()
+    running = line.ask("a", lambda: gate.wait(5))
+    gone, next_ = line.ask("b", lambda: 1), line.ask("c", lambda: 2)
+    assert gone.cancel()
+    gate.set()
+    assert running.result(5)
+    assert next_.result(5) == 2
+
+
 def test_closing_fails_what_waits():
     """Nobody waits for an answer that will not come."""
     line, gate = Line(), threading.Event()
     running = line.ask("a", lambda: gate.wait(5))
-    waiting = line.ask("a", lambda: 1)
+    waiting, gone = line.ask("a", lambda: 1), line.ask("b", lambda: 2)
+    gone.cancel()
     threading.Timer(0.05, gate.set).start()
     line.close()
     assert running.done()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -166,8 +167,8 @@ class Routes:
         """Tell a sweep's events as they come, from the one after `Last-Event-ID` on."""
         name = request.path_params["name"]
         made = self.state.sweeps.need(name)
-        last = request.headers.get("last-event-id", "-1")
-        first = int(last) + 1 if last.lstrip("-").isdigit() else 0
+        last = re.fullmatch(r"[0-9]{1,9}", request.headers.get("last-event-id", ""))
+        first = int(last[0]) + 1 if last else 0
         return StreamingResponse(self._told(name, made, first), media_type="text/event-stream")
 
     async def _told(self, name: str, sweep: LiveSweep, number: int) -> AsyncIterator[str]:

@@ -51,7 +51,8 @@ class _Call:
         return None
 
     def fail(self, problem: BaseException) -> None:
-        self.future.set_exception(problem)
+        if not self.future.done():  # who asked may be gone
+            self.future.set_exception(problem)
 
 
 @dataclass

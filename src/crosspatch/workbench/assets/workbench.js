@@ -15,8 +15,8 @@
     return { clean: at("clean").value, corrupt: at("corrupt").value, right: answersOf("right"), wrong: answersOf("wrong") };
   }
 
-  // The pair with answers filled in, as the server read it.
-  const pair = () => ({ ...typed(), right: state.sheet.right, wrong: state.sheet.wrong });
+  // The pair as the server read it, answers filled in: never a part of it with what was typed since.
+  const pair = () => ({ ...JSON.parse(state.read), right: state.sheet.right, wrong: state.sheet.wrong });
   const direction = () => document.querySelector("input[name=direction]:checked").value;
   const kinds = () => [...document.querySelectorAll("#kinds input:checked")].map((box) => box.value);
   const sites = () => at("sites").value.trim() || kinds().join(", ");
@@ -81,7 +81,7 @@
     event.preventDefault();
     clearTimeout(timer);
     await read();
-    if (!state.sheet) return;
+    if (!state.sheet || state.read !== JSON.stringify(typed())) return; // something newer is being read
     if (!sites()) {
       api.complain("Tick at least one kind of site, or type a selection.");
       return;
