@@ -242,3 +242,10 @@ def test_uneven_pairs_are_as_the_other_tests_need_them() -> None:
     """Pairs longer than the zoo's sliding windows of 4, of two lengths, that agree on their first tokens."""
     assert [len(pair.clean) for pair in uneven()] == [9, 6, 9]
     assert all(pair.clean[:2] == pair.corrupt[:2] for pair in uneven())
+
+
+def test_a_model_says_what_it_is_in_one_line():
+    """Not its module and vocabulary, which a notebook would print whole."""
+    said = repr(opened("gpt2"))
+    assert "3 layers, 4 heads, d_model 32)" in said
+    assert "\n" not in said

@@ -41,6 +41,11 @@ class Model:
     opened: str | None = None
     layout: Layout | None = None
 
+    def __repr__(self) -> str:
+        # The generated one would hold the whole module and vocabulary.
+        a = self.anatomy
+        return f"Model({self.name!r}, {a.family}: {a.layers} layers, {a.heads} heads, d_model {a.d_model})"
+
     @property
     def vocab_size(self) -> int:
         """Number of token ids that the embedding knows."""
