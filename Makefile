@@ -1,10 +1,10 @@
-# make demo | make test | make check: each makes its own environment from nothing but Python 3.11 or newer.
+# make demo | make test | make check | make docs: each makes its own environment from nothing but Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint check bench clean
+.PHONY: demo test lint check docs bench clean
 
 $(VENV)/user: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("crosspatch needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
@@ -32,8 +32,12 @@ lint: $(VENV)/dev
 
 check: lint test
 
+# The pages that scripts write are kept in docs/; see CONTRIBUTING.md.
+docs: $(VENV)/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(VENV)/dev
 	$(BIN)/python bench/sweep.py --quick --no-peers
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist site
