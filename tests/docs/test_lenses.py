@@ -18,5 +18,5 @@ def test_the_speech_section_runs(tmp_path, monkeypatch, capsys):
     assert section.startswith("Any module's decoder")
     assert run_blocks(section, str(PAGE)) == len(BLOCK.findall(section)) == 1
     said = capsys.readouterr().out
-    assert "'The quick brown fox jumps over the lazy dog, please bring me a cup of tea.'" in said
+    assert "The quick brown fox jumps over the lazy dog, please bring me a cup of tea." in said
     assert "(3." in said  # of four layers
