@@ -55,13 +55,20 @@ class Client(Served):
         status, _, answer = self.raw(method, f"/{self.token}/api/{path}", given, headers)
         return status, json.loads(answer)
 
-    def events(self, sweep, last=None):
-        """Read a sweep's events to their end, as (id, kind, content)."""
+    def events(self, sweep):
+        """Read a sweep's events to their end, stream after stream, as a browser does."""
+        found = []
+        while not found or found[-1][1] not in ("done", "failed", "cancelled"):
+            found += self.stream(sweep, found[-1][0] if found else None)
+        return found
+
+    def stream(self, sweep, last=None):
+        """Read one stream of a sweep's events, from the one after `last` on, as (id, kind, content)."""
         headers = {} if last is None else {"Last-Event-ID": str(last)}
         body = self.raw("GET", f"/{self.token}/api/sweeps/{sweep}/events", headers=headers)[2].decode()
         found = []
         for block in filter(None, body.split("\n\n")):
-            if not block.startswith(":"):
+            if block.startswith("id:"):
                 parts = dict(line.split(": ", 1) for line in block.split("\n"))
                 found.append((int(parts["id"]), parts["event"], json.loads(parts["data"])))
         return found

@@ -1,6 +1,7 @@
 """What the workbench answers equals what the library says, for one tab and for many at once."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import torch
 
 import crosspatch as xp
 from builders_workbench import PAIR, served, tiny
+from crosspatch.core.errors import BadInput
 from crosspatch.lenses import logit_lens
 from crosspatch.workbench import Limits
+from crosspatch.workbench.code import script_of
 
 SITES = "resid.post, attn.head"
 
@@ -32,6 +35,11 @@ def swept(server, asked, tab="test"):
     return made, server.events(made["sweep"])
 
 
+def assert_of_the_gap(cells, effects):
+    """Cells are coloured by their share of the gap, however small it is."""
+    np.testing.assert_allclose(cells / effects.mean_gap, effects.values[:, 0], atol=1e-4)
+
+
 def cells_of(made, events):
     """Put the cells that were told together, in the order of the sites."""
     raw = dict.fromkeys(range(len(made["sites"])))
@@ -51,11 +59,21 @@ def test_cells_are_those_of_patch(server, direction):
     effects = xp.patch(tiny(), task(), sites=SITES, direction=direction)
     assert made["sites"] == [str(site) for site in effects.sites]
     np.testing.assert_allclose(cells_of(made, events), effects.raw[:, 0], atol=2e-6)
+    assert_of_the_gap(cells_of(made, events), effects)
     kinds = [kind for _, kind, _ in events]
     assert kinds[0] == "begun"
     assert kinds[-1] == "done"
     assert events[-1][2]["finding"] == effects.finding()
     assert events[0][2]["base"] == pytest.approx(float(effects.base[0]), abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["prob", "kl", "prob_diff"])
+def test_cells_are_exact_where_the_gap_is_tiny(server, metric):
+    """Probabilities of a random model are small, and so are their differences."""
+    effects = xp.patch(tiny(), task(), sites=SITES, metric=metric)
+    assert abs(effects.mean_gap) < 1e-3
+    made, events = swept(server, {"pair": PAIR, "sites": SITES, "metric": metric})
+    assert_of_the_gap(cells_of(made, events), effects)
 
 
 def test_maps_are_told_with_their_sites(server):
@@ -71,9 +89,9 @@ def test_events_go_on_where_a_page_left_off(server):
     """A reloaded page is told of the sweep again; a broken connection goes on after what it has."""
     made, events = swept(server, {"pair": PAIR, "sites": SITES})
     assert server.events(made["sweep"]) == events
-    assert server.events(made["sweep"], last=0) == events[1:]
+    assert server.stream(made["sweep"], last=0) == events[1:]
     for odd in ("-1", "x", "²", "9" * 40, ""):
-        assert server.events(made["sweep"], last=odd) == events
+        assert server.stream(made["sweep"], last=odd) == events
     status, again = server.ask("GET", f"sweeps/{made['sweep']}")
     assert status == 200
     assert again["sites"] == made["sites"]
@@ -97,7 +115,7 @@ def test_a_joint_patch_is_that_of_patched_logits(server):
 def test_a_pair_is_read(server):
     """Tokens side by side, answers with their probabilities, both runs' metric."""
     status, sheet = server.ask("POST", "pair", PAIR)
-    assert (status, sheet["aligned"], sheet["guessed"]) == (200, True, False)
+    assert (status, sheet["aligned"], sheet["guessed"]) == (200, True, [])
     assert [place for place, token in enumerate(sheet["tokens"]) if token["differs"]] == [11]
     effects = xp.patch(tiny(), task(), sites="resid.post[2]@end")
     assert sheet["measured"]["clean"] == pytest.approx(float(effects.source[0]), abs=1e-5)
@@ -107,13 +125,37 @@ def test_a_pair_is_read(server):
 def test_answers_that_are_left_empty_are_the_runs_own(server):
     """The likeliest token after each prompt, as text that gives these tokens again."""
     status, sheet = server.ask("POST", "pair", PAIR | {"right": [], "wrong": []})
-    assert (status, sheet["guessed"]) == (200, True)
+    assert (status, sheet["guessed"]) == (200, ["right", "wrong"])
     guessed = PAIR | {"right": sheet["right"], "wrong": sheet["wrong"]}
     ids = torch.tensor([task(guessed).pairs[0].clean])
     with torch.no_grad():
         order = tiny().module(ids).logits[0, -1].argsort(descending=True)[:24].tolist()
     assert task(guessed).pairs[0].right[0][0] in order
     assert task(guessed).pairs[0].right != task(guessed).pairs[0].wrong
+
+
+@pytest.mark.parametrize("side", ["right", "wrong"])
+def test_what_was_typed_of_the_answers_stays(server, side):
+    """Only the side that was left empty is filled, and never with the other side's answer."""
+    other = "wrong" if side == "right" else "right"
+    status, sheet = server.ask("POST", "pair", PAIR | {other: []})
+    assert (status, sheet[side], sheet["guessed"]) == (200, PAIR[side], [other])
+    assert len(sheet[other]) == 1
+    assert sheet[other] != PAIR[side]
+    assert sheet["metric"] == "logit_diff"
+    best = sheet["runs"]["clean" if other == "right" else "corrupt"][0]["token"]
+    taken = server.ask("POST", "pair", PAIR | {side: [best], other: []})[1]
+    assert taken[other] != [best]
+
+
+def test_a_long_answer_is_refused_or_counted_as_chosen(server):
+    """As on the command line: by its first token, or whole."""
+    long = PAIR | {"right": [" Mary Mary"], "wrong": []}
+    status, found = server.ask("POST", "pair", long)
+    assert (status, "one is needed" in found["error"]) == (422, True)
+    first = server.ask("POST", "pair", long | {"answers": "first token"})[1]
+    whole = server.ask("POST", "pair", long | {"answers": "all tokens"})[1]
+    assert (first["metric"], whole["metric"]) == ("logit_diff", "logprob")
 
 
 def test_prompts_that_do_not_align_are_shown(server):
@@ -137,7 +179,7 @@ def test_attention_is_the_model_s_own(server):
         with torch.no_grad():
             own = module(ids, output_attentions=True).attentions[1][0, 3]
         module.set_attn_implementation(before)
-        np.testing.assert_allclose(found[run], own.numpy(), atol=0.0021)
+        np.testing.assert_allclose(np.array(found[run]) / found["one"], own.numpy(), atol=0.0021)
 
 
 def test_the_lens_is_the_logit_lens(server):
@@ -155,7 +197,7 @@ def test_the_lens_is_the_logit_lens(server):
 
 
 def test_a_sweep_is_cancelled(tmp_path):
-    """At its next step: it says how far it came, and a second sweep of the tab ends the first."""
+    """At its next step, wherever it stands; those beside it go on."""
     with served(tiny(), tmp_path) as server:
         gate = threading.Event()
         hold = server.state.line.ask("other", lambda: gate.wait(10))
@@ -174,7 +216,7 @@ def test_a_sweep_is_cancelled(tmp_path):
         server.ask("DELETE", f"sweeps/{last['sweep']}")
         ends = [server.events(each["sweep"])[-1] for each in (*made, last)]
         assert ends[-1][1] in ("cancelled", "done")
-        assert all(end[1] in ("cancelled", "done") for end in ends)
+        assert [end[1] for end in ends[:-1]] == ["done", "done"]
 
 
 def test_cancelling_says_how_far_it_came(tmp_path, monkeypatch):
@@ -243,13 +285,66 @@ def test_fifty_at_once_neither_crash_nor_mix(server):
     assert problems == []
 
 
-def test_too_many_cells_are_refused(tmp_path):
-    """With a way out."""
+def test_too_many_sites_are_refused_before_they_are_listed(tmp_path, monkeypatch):
+    """For a sweep and for a joint patch, with a way out; no more of them is made than may be."""
+    from crosspatch.sites import Pattern
+
+    made, expand = [], Pattern.expand
+
+    def counted(pattern, *given):
+        for site in expand(pattern, *given):
+            made.append(site)
+            yield site
+
+    monkeypatch.setattr(Pattern, "expand", counted)
     with served(tiny(), tmp_path, Limits(cells=40)) as server:
-        status, found = server.ask("POST", "sweeps", {"pair": PAIR, "sites": "resid.post"})
-        assert status == 422
-        assert "48 sites" in found["error"]
-        assert "crosspatch patch" in found["error"]
+        for path in ("sweeps", "patch"):
+            made.clear()
+            status, found = server.ask("POST", path, {"pair": PAIR, "sites": "mlp.hidden[*, *]@*"})
+            assert status == 422
+            assert "more than 40 sites" in found["error"]
+            assert "choose fewer" in found["error"]
+            assert len(made) == 41
+        assert server.ask("POST", "patch", {"pair": PAIR, "sites": "resid.post[0:2]@*"})[0] == 200
+
+
+def test_prompts_beyond_the_learned_positions_are_refused(server):
+    """This GPT-2 has learned 512; the workbench, and `patch` itself, say so before anything is run."""
+    long = PAIR | {"clean": PAIR["clean"] + " drink" * 600, "corrupt": PAIR["corrupt"] + " drink" * 600}
+    for path, more in (("pair", None), ("sweeps", {"sites": "resid.post"}), ("lens", {"position": 1})):
+        status, found = server.ask("POST", path, long if more is None else {"pair": long, **more})
+        assert (status, "learned 512 positions" in found["error"]) == (422, True), found
+    with pytest.raises(BadInput, match="learned 512 positions"):
+        xp.patch(tiny(), task(long), sites="resid.post")
+    with pytest.raises(BadInput, match="learned 512 positions"):
+        logit_lens(tiny(), [tiny().tokenizer.encode(long["clean"])])
+
+
+def test_streams_end_and_go_on(tmp_path, monkeypatch):
+    """One stays open for a while only; what it had not told, the next one tells, from its last event on."""
+    from crosspatch.engine.units import SweepJob
+
+    run, gate = SweepJob.run, threading.Event()
+
+    def slow(job, unit):
+        if unit:
+            gate.wait(20)
+        return run(job, unit)
+
+    monkeypatch.setattr(SweepJob, "run", slow)
+    monkeypatch.setattr("crosspatch.workbench.app.STREAM", 0.2)
+    with served(tiny(), tmp_path) as server:
+        _, made = server.ask("POST", "sweeps", {"pair": PAIR, "sites": SITES})
+        first = []
+        while not first:
+            first = server.stream(made["sweep"])
+        assert [kind for _, kind, _ in first] == ["begun"]
+        gate.set()
+        rest = []
+        while not rest or rest[-1][1] != "done":
+            rest += server.stream(made["sweep"], last=(rest or first)[-1][0])
+        numbers = [number for number, *_ in (*first, *rest)]
+        assert numbers == list(range(len(numbers)))
 
 
 def test_an_answer_without_its_space_is_pointed_at(server):
@@ -294,6 +389,15 @@ def test_findings_are_run_folders_and_code_that_finds_them_again(tmp_path):
         assert server.ask("DELETE", f"findings/{again[0]['name']}")[0] == 200
         assert len(server.ask("GET", "findings")[1]) == 1
     assert xp.load(listed[0]["folder"]).n == 1
+
+
+def test_the_code_opens_the_model_as_it_was_laid_out():
+    """Weights in fewer bits are another model."""
+    laid = replace(tiny(), opened="gpt2", layout=xp.Layout(bits=4))
+    opening = script_of(laid, []).splitlines()[2]
+    assert opening.startswith("model = xp.open_model('gpt2', layout=xp.Layout(")
+    kept = eval(opening.split("layout=")[1][:-1], {"xp": xp})
+    assert kept == laid.layout
 
 
 def test_what_goes_wrong_in_a_sweep_is_told_as_its_last_event(tmp_path, monkeypatch):

@@ -1,14 +1,18 @@
 """The workbench as its user has it: in Chromium, against a running server."""
 
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from transformers import BloomConfig, BloomForCausalLM
 
 from browsing import MARKS, open_page
 from builders_gemma import gemma
+from builders_tasks import word_tokenizer
 from builders_workbench import PAIR, served, tiny
 from crosspatch.engine.units import SweepJob
+from crosspatch.models import open_model
 
 pytestmark = MARKS
 COLOURED = "#maps .cells path[class^='p'], #maps .cells path[class^='n']"
@@ -285,3 +289,150 @@ def test_the_real_model_names_its_own_answers(browser, tmp_path):
         assert page.locator("#inside .beside td bdi").first.inner_text() == "·Mary"
         page.close()
     assert complaints == []
+
+
+def test_an_edit_that_is_undone_can_be_run(visit, server):
+    """The pair that stands there was read already; an example chosen again too."""
+    page = visit(server)
+    type_pair(page)
+    page.type("#clean", "x")
+    assert page.is_disabled("#run")
+    page.press("#clean", "Backspace")
+    page.wait_for_selector("#run:not([disabled])")
+    run(page)
+
+
+def test_what_is_inside_belongs_to_the_map(visit, server):
+    """A new map empties what an old one's cell told; a finding asked again brings its own."""
+    page = visit(server)
+    type_pair(page)
+    page.check("#kinds input[value='attn.head']")
+    run(page)
+    page.mouse.click(*place_of(page, "attn.head", 2, 1))
+    page.wait_for_selector("#attention canvas")
+    page.click("#inside button:has-text('Keep')")
+    page.wait_for_selector("#findings li:has(b:has-text('attn.head[2, 1]'))")
+    type_pair(page, PAIR["clean"].replace("store", "school"), PAIR["corrupt"].replace("store", "school"))
+    page.click("#run")
+    page.wait_for_selector("#stale", state="hidden")
+    assert page.locator("#inside table, #attention canvas, #lens table").count() == 0
+    page.click("#findings li:has(b:has-text('attn.head[2, 1]')) button:has-text('ask again')")
+    page.wait_for_selector("#inside h3:has-text('attn.head[2, 1]')")
+    assert "store" in page.input_value("#clean")
+    assert page.is_visible("#stale")
+    assert page.locator("#attention canvas").count() == 0
+
+
+def test_answers_that_were_cleared_make_the_map_an_old_one(visit, server):
+    """The answers that are guessed then are others than the map's."""
+    page = visit(server)
+    type_pair(page)
+    run(page)
+    page.fill("#right", "")
+    page.fill("#wrong", "")
+    page.wait_for_selector("#sheet p:has-text('is what its run says next')")
+    assert page.is_visible("#stale")
+
+
+def test_seven_tabs_can_all_be_cancelled(browser, server, monkeypatch):
+    """Browsers have six connections to a host: no tab's stream may hold one for long."""
+    run_unit, gate = SweepJob.run, threading.Event()
+
+    def slow(job, unit):
+        gate.wait(0.6)
+        return run_unit(job, unit)
+
+    monkeypatch.setattr(SweepJob, "run", slow)
+    monkeypatch.setattr("crosspatch.workbench.sweeps.PACK", 4)
+    context = browser.new_context()
+    pages = [context.new_page() for _ in range(7)]
+    for page in pages:
+        page.goto(server.address)
+        page.wait_for_selector("html[data-ready]", state="attached")
+        type_pair(page)
+    for page in pages:
+        page.click("#run")
+        page.wait_for_selector("#cancel:not([disabled])")
+    for page in pages:
+        page.click("#cancel")
+    for page in pages:
+        page.wait_for_selector("#status:has-text('cancelled')", timeout=20_000)
+    gate.set()
+    context.close()
+
+
+def test_a_server_that_dies_in_a_sweep_is_told(browser, tmp_path, monkeypatch):
+    """Within seconds, where the numbers stood."""
+    run_unit = SweepJob.run
+
+    def slow(job, unit):
+        time.sleep(0.2)
+        return run_unit(job, unit)
+
+    monkeypatch.setattr(SweepJob, "run", slow)
+    monkeypatch.setattr("crosspatch.workbench.sweeps.PACK", 4)
+    with served(tiny(), Path(tmp_path)) as server:
+        page = open_page(browser, server.address, [], own=(server.address, "data:"))
+        type_pair(page)
+        page.click("#run")
+        page.wait_for_selector(COLOURED)
+    page.wait_for_selector("#status:has-text('the connection was lost')", timeout=10_000)
+    page.close()
+
+
+def test_without_storage_it_works(browser, server):
+    """A browser that allows none: a reload begins anew, and nothing else is lost."""
+    page = browser.new_page()
+    page.add_init_script("Object.defineProperty(window, 'sessionStorage', { get() { throw new Error('denied') } })")
+    page.goto(server.address)
+    page.wait_for_selector("html[data-ready]", state="attached")
+    type_pair(page)
+    run(page)
+    page.close()
+
+
+def test_a_broken_memory_and_a_pair_that_does_not_align_lose_no_map(visit, server):
+    """What was kept over a reload may be anything; a map stands though the form has another pair."""
+    page = visit(server)
+    type_pair(page)
+    run(page)
+    page.fill("#corrupt", PAIR["corrupt"] + " the")
+    page.wait_for_selector("#sheet .warnings")
+    page.reload()
+    page.wait_for_selector("#keep-map:not(.gone)")
+    assert page.is_visible("#stale")
+    page.evaluate("sessionStorage.question = '{'")
+    page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
+
+
+def test_holes_of_a_map_cannot_be_selected(visit, server):
+    """A selection of two sites has a map of many cells."""
+    page = visit(server)
+    type_pair(page)
+    page.fill("#sites", "resid.post[0]@12, resid.post[2]@15")
+    run(page)
+    page.keyboard.down("Shift")
+    for row, column in ((1, 0), (0, 0), (0, 1)):
+        page.mouse.click(*place_of(page, "resid.post", row, column))
+    page.keyboard.up("Shift")
+    assert page.inner_text("#chosen") == "1 site selected"
+    page.click("#together")
+    page.wait_for_selector("#inside h3:has-text('resid.post[0]@12')")
+
+
+def test_why_there_is_no_attention_stands_in_its_place(browser, tmp_path):
+    """And is not wiped by what is asked next."""
+    tokenizer = word_tokenizer()
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=4)
+    with served(open_model(BloomForCausalLM(config).eval(), tokenizer=tokenizer), tmp_path) as server:
+        page = open_page(browser, server.address, [], own=(server.address, "data:"))
+        page.fill("#clean", "When Mary went to the")
+        page.fill("#corrupt", "When John went to the")
+        page.fill("#sites", "attn.head")
+        page.wait_for_selector("#run:not([disabled])")
+        run(page)
+        page.mouse.click(*place_of(page, "attn.head", 1, 1))
+        page.wait_for_selector("#lens table")
+        assert "attn.pattern cannot be used" in page.inner_text("#attention")
+        page.close()

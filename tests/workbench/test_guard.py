@@ -49,7 +49,12 @@ def test_another_origin_is_refused(server):
     path = f"/{server.token}/api/pair"
     refused(server.raw("POST", path, json.dumps(PAIR), JSON | {"Origin": "http://evil.example"}), 403, "another page")
     refused(server.raw("GET", f"/{server.token}/api/model", headers={"Origin": "null"}), 403, "another page")
-    refused(server.raw("GET", f"/{server.token}/", headers={"Sec-Fetch-Site": "cross-site"}), 403, "another page")
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    refused(server.raw("GET", f"/{server.token}/", headers=foreign), 403, "another page")
+    foreign |= {"Sec-Fetch-Mode": "navigate"}
+    refused(server.raw("GET", f"/{server.token}/api/model", headers=foreign), 403, "another page")
+    refused(server.raw("POST", f"/{server.token}/", headers=foreign), 403, "another page")
+    assert server.raw("GET", f"/{server.token}/", headers=foreign)[0] == 200  # from the file that a browser is given
     own = {"Origin": f"http://127.0.0.1:{server.port}"}
     assert server.raw("POST", path, json.dumps(PAIR), JSON | own)[0] == 200
 
@@ -134,6 +139,7 @@ def test_what_the_model_does_not_have_is_told(server):
     status, found = server.ask("POST", "pair", PAIR | {"clean": "a " * 200, "corrupt": "a " * 200})
     assert status == 422
     assert "64 at most" in found["error"]
+    assert server.ask("POST", "patch", {"pair": PAIR, "sites": "resid.post[0]@1, " * 30_000})[0] == 422
     for path, more in (("attention", {"layer": 9, "head": 0}), ("lens", {"position": 99})):
         assert server.ask("POST", path, {"pair": PAIR, **more})[0] == 422
 

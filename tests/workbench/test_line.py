@@ -123,6 +123,29 @@ def test_a_failure_is_its_own_work_s_only(line):
     assert line.ask("a", lambda: 3).result(5) == 3
 
 
+def test_work_that_cannot_even_fail_ends_alone(line, capsys):
+    """What goes wrong in telling it is written down, and the next question is answered."""
+
+    tried = threading.Event()
+
+    def broken(*_):
+        tried.set()
+        raise RuntimeError("even this")
+
+    work = Steps("x", [], count=1)
+    work.step = work.fail = broken
+    line.put("a", work)
+    assert tried.wait(5)
+    assert line.ask("a", lambda: 3).result(5) == 3
+    assert "even this" in capsys.readouterr().err
+
+
+def test_a_question_that_runs_dry_is_an_error(line):
+    """StopIteration cannot be carried by a future of asyncio: who asked would wait for ever."""
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        line.ask("a", lambda: next(iter(()))).result(5)
+
+
 def test_too_much_is_refused_and_nothing_waiting_is_lost(line):
     """One tab may have four things waiting here."""
     gate = threading.Event()

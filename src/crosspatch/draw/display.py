@@ -1,5 +1,6 @@
 """What an object shows of itself in a shell, a notebook and a terminal: a line, a table, notes; every text escaped."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -53,14 +54,14 @@ class Display:
         return Group(Text(self.title, style="bold"), *table, *map(Text, self.said))
 
 
-class Displayed:
+class Displayed(ABC):
     """An object that shows itself by its `display`; a picture of its own may stand in for any of the three."""
 
     __slots__ = ()
 
+    @abstractmethod
     def display(self) -> Display:
         """Say what is shown."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return self.display().text()

@@ -82,7 +82,7 @@ def patched_logits(
 
 
 def _together(chosen: Sequence[Address], text: str) -> Address:
-    """Join sites into one group; a single site stays itself. Raises BadInput for none, or one that is there twice."""
+    """Join sites into one group, each once; a single site stays itself. Raises BadInput for none."""
     if len(chosen) == 1:
         return chosen[0]
     if not chosen:

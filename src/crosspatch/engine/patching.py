@@ -20,6 +20,7 @@ from crosspatch.executors import pick
 from crosspatch.metrics import Metric, get_metric
 from crosspatch.models.hooks import has_foreign_hooks
 from crosspatch.models.model import Model
+from crosspatch.models.positions import require_positions
 from crosspatch.sites import Address, Edge, members_of
 from crosspatch.tasks import Corruption, Pair, Task, check_metric, key_positions, token_strings
 
@@ -154,6 +155,7 @@ def prepare(model: Model, task: Task, question: Question, *, options: Options) -
         check_metric(task, metric)
     for number, pair in enumerate(task.pairs):
         _check_tokens(model, number, pair)
+    require_positions(model.module, model.anatomy, max(len(pair.clean) for pair in task.pairs))
     sites = select_sites(model, task, question.sites)
     _check_edges(sites, question.direction)
     pairs = tuple(pair for pair in task.pairs for _ in range(task.corruption.draws))

@@ -1,6 +1,6 @@
 """From a selection's text and a task to the sites of a sweep."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from crosspatch.core.errors import BadInput
 from crosspatch.models.model import Model
@@ -24,21 +24,29 @@ def star_positions(task: Task) -> tuple[int | str, ...]:
     return tuple(sorted(names, key=lambda name: sum(pair.names[str(name)] for pair in task.pairs)))
 
 
-def select_sites(model: Model, task: Task, sites: str | Sequence[Address]) -> tuple[Address, ...]:
+def select_sites(
+    model: Model, task: Task, sites: str | Sequence[Address], *, most: int | None = None
+) -> tuple[Address, ...]:
     """Expand a selection for this model and task; a kind without `@` is swept at its customary positions.
 
-    These are: each position for layer-wide kinds, all positions together for heads and neurons.
+    These are: each position for layer-wide kinds, all positions together for heads and neurons. With `most`, a
+    selection of more sites is refused before it is expanded any further.
 
     Raises:
         UnknownName: a kind, layer, unit or named position that does not exist.
-        BadInput: a kind that this model cannot offer, or `logits`, which is read and not patched.
+        BadInput: a kind that this model cannot offer, `logits`, which is read and not patched, or too many sites.
     """
     star = star_positions(task)
-    if not isinstance(sites, str):
-        chosen = tuple(sites)
-    else:
-        chosen = tuple(site for pattern in parse(sites).patterns for site in _expanded(model, task, pattern))
-    placed = dict.fromkeys(site for given in chosen for site in _placed(given, star))
+    chosen: Iterable[Address] = (
+        (site for pattern in parse(sites).patterns for site in _expanded(model, task, pattern))
+        if isinstance(sites, str)
+        else sites
+    )
+    placed: dict[Address, None] = {}
+    for site in (each for given in chosen for each in _placed(given, star)):
+        placed[site] = None
+        if most is not None and len(placed) > most:
+            raise BadInput(f"more than {most:,} sites are selected: choose fewer layers, units or positions.")
     for site in placed:
         for member in members_of(site):
             _check(model, task, member)

@@ -17,6 +17,7 @@ from crosspatch.models.guard import refuse_compiled
 from crosspatch.models.hooks import Visit, visiting
 from crosspatch.models.model import Model
 from crosspatch.models.packed import BlockCaller, Packed, Padded, Past, flat_visit, positions_of
+from crosspatch.models.positions import require_positions
 from crosspatch.models.weights import trackable, untracked
 
 MASKS = 1 << 24  # elements of the masks that are made at once
@@ -85,6 +86,7 @@ def workbench(model: Model, prompts: Prompts, *, tracked: bool = False) -> Itera
     blocks = block_list(module, anatomy)
     lengths = torch.tensor(prompts.lengths, device=prompts.ids.device)
     refuse_compiled(module)
+    require_positions(module, anatomy, max(prompts.lengths))
     with trackable(module) if tracked else untracked(module):
         if not anatomy.packed:
             yield Bench(model, prompts, Padded(module, anatomy, prompts.ids, lengths, blocks), job)

@@ -57,7 +57,7 @@ def page_html(effects: Effects, *, attention: HeadPatterns | None = None, others
         attention=inside,
         verified=verification(effects),
         metrics=compare_metrics(effects, others),
-        **_frame(effects, ("viz.js", "attention.js") if inside else ("viz.js",)),
+        **_frame(effects, ("viz.js", "board.js", "attention.js") if inside else ("viz.js",)),
         **_set_up(effects),
         **_drawings(effects, grids, best=None if claim.row is None else claim.row.index),
         **_tables(effects, rows, payload=payload),

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import re
-import sys
-import traceback
+import time
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
-from crosspatch.core.errors import CrosspatchError
+from crosspatch.core.errors import CrosspatchError, Interrupted
 from crosspatch.models.model import Model
 from crosspatch.report.frame import page_style, read_asset
 from crosspatch.report.summary import plain
@@ -33,7 +32,9 @@ from crosspatch.workbench.sweeps import LiveSweep
 
 Body = TypeVar("Body", bound=BaseModel)
 SCRIPTS = ("api.js", "maps.js", "views.js", "findings.js", "workbench.js")
-POLL, BEAT = 0.03, 15.0  # seconds between looks for new events; between signs of life when there are none
+SHARED = ("common.js", "board.js")  # with the pages of results
+POLL, STREAM = 0.03, 2.0  # seconds between looks for new events; that one stream of them stays open
+AGAIN = 200  # milliseconds after which a browser asks for the next stream
 
 
 class Refused(Exception):
@@ -55,6 +56,7 @@ def build_app(
         exception_handlers={
             **dict.fromkeys((Refused, ValidationError), _refused),
             **dict.fromkeys((CrosspatchError, TooLong, HTTPException), _told),
+            ClientDisconnect: _gone,
             Exception: _broken,
         },
     )
@@ -100,10 +102,8 @@ class Routes:
         name = request.path_params["name"]
         if name == "style.css":
             return Response(f"{page_style()}\n{_own('workbench.css')}", media_type="text/css")
-        if name == "common.js":
-            return Response(read_asset("common.js"), media_type="text/javascript")
-        if name in SCRIPTS:
-            return Response(_own(name), media_type="text/javascript")
+        if name in SCRIPTS + SHARED:
+            return Response(_own(name) if name in SCRIPTS else read_asset(name), media_type="text/javascript")
         raise HTTPException(404)
 
     # ---- questions -------------------------------------------------------------------------------------------------
@@ -142,14 +142,10 @@ class Routes:
     # ---- sweeps ----------------------------------------------------------------------------------------------------
 
     async def sweep(self, request: Request) -> Response:
-        """Put a sweep in the line; a tab's sweep before it is cancelled."""
+        """Put a sweep in the line."""
         body, tab, state = await _read(request, wire.AskedPatch), _tab(request), self.state
         made = await self._ask(request, lambda: LiveSweep(state.model, body, state.limits))
-        before = state.latest.get(tab)
-        if before is not None:
-            before.cancel()
         state.line.put(tab, made)
-        state.latest.add(made, tab)
         return _json({"sweep": state.sweeps.add(made), "ahead": state.line.ahead(made), **made.described()})
 
     async def sweep_again(self, request: Request) -> Response:
@@ -169,26 +165,28 @@ class Routes:
         made = self.state.sweeps.need(name)
         last = re.fullmatch(r"[0-9]{1,9}", request.headers.get("last-event-id", ""))
         first = int(last[0]) + 1 if last else 0
-        return StreamingResponse(self._told(name, made, first), media_type="text/event-stream")
+        return StreamingResponse(self._stream(name, made, first), media_type="text/event-stream")
 
-    async def _told(self, name: str, sweep: LiveSweep, number: int) -> AsyncIterator[str]:
-        quiet = 0.0
+    async def _stream(self, name: str, sweep: LiveSweep, number: int) -> AsyncIterator[str]:
+        """Write events as they come, for some seconds; then the browser asks again, which goes on after its last one.
+
+        Browsers have six connections to a host: streams that stayed open would leave none to a seventh tab.
+        """
+        yield f"retry: {AGAIN}\n\n"
+        until = time.monotonic() + STREAM
         while True:
+            ended = sweep.ended  # looked at first: an event that comes after this look is written next time
             while number < len(sweep.events):
                 kind, content = sweep.events[number]
-                if kind == "done":
+                if sweep.effects is not None and kind == "done":
                     held = Result(sweep.asked, False, sweep.effects)
                     content = {**content, "result": self.state.results.add(held, name)}
                 yield f"id: {number}\nevent: {kind}\ndata: {json.dumps(plain(content), allow_nan=False)}\n\n"
-                number, quiet = number + 1, 0.0
-            if sweep.ended:
+                number += 1
+            if ended or self.state.line.closed or time.monotonic() > until:
                 return
             # A look every few hundredths of a second costs less than a wake-up call across threads would in code.
             await asyncio.sleep(POLL)
-            quiet += POLL
-            if quiet > BEAT:
-                yield ": still at work\n\n"
-                quiet = 0.0
 
     # ---- findings --------------------------------------------------------------------------------------------------
 
@@ -268,10 +266,14 @@ async def _told(_: Request, problem: Exception) -> Response:
     if isinstance(problem, HTTPException):
         words = {404: "there is nothing at this address.", 405: "this address does not take such requests."}
         return JSONResponse({"error": words.get(problem.status_code, problem.detail)}, problem.status_code)
-    status = 429 if isinstance(problem, TooBusy) else 413 if isinstance(problem, TooLong) else 422
-    return JSONResponse({"error": str(problem)}, status)
+    known = {TooBusy: 429, TooLong: 413, Interrupted: 503}
+    return JSONResponse({"error": str(problem)}, known.get(type(problem), 422))
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """Answer nobody: who asked went away before all was said."""
+    return Response(status_code=400)
 
 
 async def _broken(_: Request, problem: Exception) -> Response:
-    sys.stderr.write("".join(traceback.format_exception(problem)))
     return JSONResponse({"error": f"internal error: {type(problem).__name__}. The terminal shows where."}, 500)

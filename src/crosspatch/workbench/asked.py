@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MOST_LETTERS = 20_000  # of a prompt; a workbench is for prompts that a person reads
+MOST_SELECTED = 1 << 19  # letters of a selection: every cell of a map by its name
 Text = Annotated[str, Field(max_length=MOST_LETTERS)]
 Answer = Annotated[str, Field(min_length=1, max_length=400)]
 Name = Annotated[str, Field(min_length=1, max_length=80)]
@@ -15,19 +16,23 @@ class _Asked(BaseModel):
 
 
 class AskedPair(_Asked):
-    """Two prompts, and the answers to them exactly as they follow (" Mary"); without answers, the model's own."""
+    """Two prompts, and the answers to them exactly as they follow (" Mary"); for a side without one, the run's own.
+
+    `answers` says what is done with several tokens, as in `tasks.from_texts`.
+    """
 
     clean: Text
     corrupt: Text
     right: list[Answer] = Field(default_factory=list, max_length=64)
     wrong: list[Answer] = Field(default_factory=list, max_length=64)
+    answers: Literal["one token", "first token", "all tokens"] = "one token"
 
 
 class AskedPatch(_Asked):
     """A selection of sites in one pair: each by itself (a sweep), or all of them together."""
 
     pair: AskedPair
-    sites: Annotated[str, Field(min_length=1, max_length=MOST_LETTERS)]
+    sites: Annotated[str, Field(min_length=1, max_length=MOST_SELECTED)]
     direction: Literal["denoise", "noise"] = "denoise"
     metric: Name | None = None
 

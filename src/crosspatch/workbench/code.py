@@ -24,6 +24,8 @@ def _opening(model: Model) -> str:
     if model.opened is None:
         return "model = xp.open_model(module, tokenizer=tokenizer)  # the module that the workbench was given"
     dtype = str(next(model.module.parameters()).dtype).removeprefix("torch.")
+    if model.layout is not None:  # it says where the weights are, and in what precision
+        return f"model = xp.open_model({model.opened!r}, layout=xp.{model.layout!r})"
     more = "" if model.device.type == "cpu" else f", device={str(model.device)!r}"
     more += "" if dtype == "float32" else f", dtype={dtype!r}"
     return f"model = xp.open_model({model.opened!r}{more})"
@@ -37,6 +39,7 @@ def _task(name: str, pair: AskedPair) -> list[str]:
         f"    [{pair.corrupt!r}],",
         f"    right=[{pair.right!r}],",
         f"    wrong=[{pair.wrong!r}],",
+        *([] if pair.answers == "one token" else [f"    answers={pair.answers!r},"]),
         ")",
     ]
 

@@ -56,7 +56,10 @@ class Guard:
         if host.rsplit(":", 1)[0] not in HOSTS and host not in HOSTS:
             return 403, "this workbench answers to 127.0.0.1 and localhost only."
         origin = headers.get("origin")
-        if (origin is not None and origin != f"http://{host}") or headers.get("sec-fetch-site") == "cross-site":
+        # The file that a browser is started with leads here from elsewhere; it can open the page and nothing else.
+        opened = scope["path"] == f"/{self.token}/" and headers.get("sec-fetch-mode") == "navigate"
+        foreign = headers.get("sec-fetch-site") == "cross-site" and not (opened and scope["method"] == "GET")
+        if (origin is not None and origin != f"http://{host}") or foreign:
             return 403, "this request comes from another page: the workbench answers to its own only."
         given = scope["path"].split("/", 2)[1] if scope["path"].count("/") > 1 else ""
         if not hmac.compare_digest(given.encode(), self.token.encode()):

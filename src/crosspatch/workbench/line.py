@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -51,6 +52,8 @@ class _Call:
         return None
 
     def fail(self, problem: BaseException) -> None:
+        if isinstance(problem, StopIteration):  # which no future of asyncio can hold
+            problem = RuntimeError(f"StopIteration: {problem}")
         if not self.future.done():  # who asked may be gone
             self.future.set_exception(problem)
 
@@ -87,16 +90,25 @@ class Line:
         self._put(tab, work, short=False)
 
     def ahead(self, work: Work) -> int:
-        """Count the sweeps that wait before this one, or that run now."""
+        """Count the sweeps that wait before this one."""
         with self._wake:
             waiting = [each for tab in self._tabs.values() for each in tab.long]
         return waiting.index(work) if work in waiting else 0
 
-    def close(self) -> None:
-        """Stop after the step that runs now; what waits fails with Interrupted."""
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is begun."""
+        return self._closed
+
+    def stop(self) -> None:
+        """Begin nothing after the step that runs now; what waits fails with Interrupted."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
+
+    def close(self) -> None:
+        """Stop, and wait for the step that runs now."""
+        self.stop()
         self._thread.join()
 
     def _put(self, name: str, work: Any, *, short: bool) -> None:
@@ -123,7 +135,7 @@ class Line:
                     self._tabs.setdefault(name, _Tab()).long.appendleft(work)
         for tab in self._tabs.values():
             for work in (*tab.short, *tab.long):
-                work.fail(Interrupted("the workbench was closed."))
+                _fail(work, Interrupted("the workbench was closed."))
 
     def _anyone(self, *, short: bool = False) -> bool:
         return any(tab.short or (tab.long and not short) for tab in self._tabs.values())
@@ -150,5 +162,13 @@ class Line:
                     work.pause()
                     return False
         except BaseException as problem:  # whatever it is, it belongs to who asked, and the line goes on
-            work.fail(problem)
+            _fail(work, problem)
         return True
+
+
+def _fail(work: Any, problem: BaseException) -> None:
+    """Tell work that it has failed; what goes wrong in that goes to standard error, and the line goes on."""
+    try:
+        work.fail(problem)
+    except Exception:
+        traceback.print_exc()

@@ -1,23 +1,25 @@
 """Quick answers about one pair: sites patched together, a head's attention, what a position decodes to."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from crosspatch.core.errors import BadInput, UnknownName
 from crosspatch.engine.logits import PatchedLogits, patched_logits
+from crosspatch.engine.select import select_sites
 from crosspatch.engine.sweep import Options
 from crosspatch.lenses import LensView, logit_lens
-from crosspatch.lenses.patterns import read_patterns
+from crosspatch.lenses.head_patterns import ONE, read_head_patterns
 from crosspatch.models.model import Model
-from crosspatch.sites import members_of
-from crosspatch.tasks import token_strings
+from crosspatch.sites import Address, Group, members_of
+from crosspatch.tasks import from_tokens, token_strings
 from crosspatch.workbench.asked import AskedHead, AskedLens, AskedPair, AskedPatch
 from crosspatch.workbench.pairs import TOP, chances, checked_ids, task_of
 from crosspatch.workbench.state import Result, State
 
-LENS_TOP = 5
+LENS_TOP, NAMED = 5, 8
 PATTERNS = 1 << 28  # bytes of attention that one pair may take
 RUNS = ("clean", "corrupt")
 
@@ -25,11 +27,11 @@ RUNS = ("clean", "corrupt")
 def patch_together(state: State, asked: AskedPatch) -> dict[str, Any]:
     """Patch a selection in one run and describe what the model says then, beside both other runs."""
     _check(state, asked.pair)
-    began = time.perf_counter()
+    began, task = time.perf_counter(), task_of(state.model, asked.pair)
     found = patched_logits(
         state.model,
-        task_of(state.model, asked.pair),
-        sites=asked.sites,
+        task,
+        sites=(_together(select_sites(state.model, task, asked.sites, most=state.limits.cells), asked.sites),),
         direction=asked.direction,
         metric=asked.metric,
         options=Options(memory=state.limits.memory),
@@ -51,6 +53,12 @@ def patch_together(state: State, asked: AskedPatch) -> dict[str, Any]:
         "cautions": list(effects.cautions()),
         "seconds": time.perf_counter() - began,
     }
+
+
+def _together(chosen: Sequence[Address], text: str) -> Address:
+    """Join sites into one group: named as they were selected, or by their number where that is long."""
+    many = [member for address in chosen for member in members_of(address)]
+    return chosen[0] if len(chosen) == 1 else Group(text if len(many) <= NAMED else f"{len(many):,} sites", tuple(many))
 
 
 def _beside(model: Model, found: PatchedLogits) -> list[dict[str, Any]]:
@@ -79,26 +87,16 @@ def attention_of(state: State, asked: AskedHead) -> dict[str, Any]:
     name = repr(both)
     found = state.patterns.get(name)
     if found is None:
-        found = _patterns(state.model, both)
+        found = read_head_patterns(state.model, from_tokens(*([ids] for ids in both), right=[0]), room=PATTERNS)
         state.patterns.add(found, name)
-    rows = {run: np.round(found[run][asked.layer, asked.head].astype(float) / 255, 4) for run in RUNS}
+    weights = found.patterns[0][:, found.chosen.index((asked.layer, asked.head))]
     return {
         "layer": asked.layer,
         "head": asked.head,
-        "tokens": {run: list(token_strings(state.model.tokenizer, ids)) for run, ids in zip(RUNS, both, strict=True)},
-        **{run: values.tolist() for run, values in rows.items()},
+        "one": ONE,
+        "tokens": dict(zip(RUNS, ([*run] for run in found.tokens[0]), strict=True)),
+        **{run: values.tolist() for run, values in zip(RUNS, weights, strict=True)},
     }
-
-
-def _patterns(model: Model, both: tuple[tuple[int, ...], tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Read all heads of both runs as bytes `[layer, head, query, key]`, 255 for a weight of 1."""
-    found: dict[str, np.ndarray] = {}
-    for batch in read_patterns(model, both):
-        for place, example in enumerate(batch.examples):
-            length = len(both[example])
-            layers = [batch.patterns[layer][place, :, :length, :length] for layer in sorted(batch.patterns)]
-            found[RUNS[example]] = np.stack([(255 * layer.cpu().numpy()).round().astype(np.uint8) for layer in layers])
-    return found
 
 
 def lens_of(state: State, asked: AskedLens) -> dict[str, Any]:

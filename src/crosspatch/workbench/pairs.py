@@ -1,6 +1,7 @@
 """A typed pair: its task, its tokens side by side, what the model says after each prompt, and likely answers."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from crosspatch.engine.logits import PatchedLogits, patched_logits
 from crosspatch.engine.sweep import Options
 from crosspatch.engine.wording import ONE_PAIR
 from crosspatch.models.model import Model
+from crosspatch.models.positions import require_positions
 from crosspatch.tasks import Task, from_texts, token_strings
 from crosspatch.tasks.build import from_tokens
 from crosspatch.tasks.tokens import continue_with, encode, tokenizer_of
@@ -25,7 +27,15 @@ Logits = Float32[np.ndarray, " vocab"]
 
 def task_of(model: Model, asked: AskedPair) -> Task:
     """Make the task of a typed pair, answers filled in. Raises BadInput, UnalignedPair or ManyTokenAnswer."""
-    return from_texts(model, [asked.clean], [asked.corrupt], right=[asked.right], wrong=[asked.wrong], name="workbench")
+    return from_texts(
+        model,
+        [asked.clean],
+        [asked.corrupt],
+        right=[asked.right],
+        wrong=[asked.wrong],
+        name="workbench",
+        answers=asked.answers,
+    )
 
 
 def read_pair(model: Model, asked: AskedPair, limits: Limits) -> dict[str, Any]:
@@ -47,15 +57,14 @@ def read_pair(model: Model, asked: AskedPair, limits: Limits) -> dict[str, Any]:
         return sheet
     first = _logits(model, from_tokens([clean], [corrupt], right=[0], model=model), "right_logit", limits)
     runs = {"clean": first.source[0], "corrupt": first.base[0]}
-    given = bool(asked.right)
-    full = asked if given else _with_answers(model, asked, runs)
+    full = _with_answers(model, asked, runs)
     task = task_of(model, full)
     measured = _logits(model, task, None, limits).effects
     return sheet | {
         "aligned": True,
         "right": full.right,
         "wrong": full.wrong,
-        "guessed": not given,
+        "guessed": [side for side in ("right", "wrong") if not getattr(asked, side)],
         "answers": _answers(model, task, runs),
         "metric": task.metric,
         "runs": {name: tops(model, logits) for name, logits in runs.items()},
@@ -74,6 +83,7 @@ def checked_ids(model: Model, text: str, limits: Limits) -> tuple[int, ...]:
     if not text:
         raise BadInput("a prompt is empty: type both, the clean one and the corrupted one.")
     ids = encode(model, text)
+    require_positions(model.module, model.anatomy, len(ids))
     if len(ids) > limits.tokens:
         raise BadInput(
             f"a prompt has {len(ids):,} tokens, and the workbench takes {limits.tokens:,} at most: `crosspatch patch` "
@@ -118,25 +128,28 @@ def tops(model: Model, logits: Logits, k: int = TOP) -> list[dict[str, Any]]:
 
 
 def _with_answers(model: Model, asked: AskedPair, runs: dict[str, Logits]) -> AskedPair:
-    """Take what each run says next as the right and the wrong answer: the first tokens that can be typed."""
-    right = _typable(model, asked.clean, runs["clean"], not_id=None)
-    if right is None:
+    """Fill a side without an answer with what its run says next: the first token that can be typed and is no other's.
+
+    What was typed stays. Raises BadInput where no right answer is found.
+    """
+    right = asked.right or _typable(model, asked.clean, runs["clean"], but=asked.wrong)
+    if not right:
         raise BadInput("no likely next token of the clean prompt can be typed as an answer: give the right answer.")
-    wrong = _typable(model, asked.clean, runs["corrupt"], not_id=right[0])
-    return asked.model_copy(update={"right": [right[1]], "wrong": [wrong[1]] if wrong else []})
+    wrong = asked.wrong or _typable(model, asked.clean, runs["corrupt"], but=right)
+    return asked.model_copy(update={"right": right, "wrong": wrong})
 
 
-def _typable(model: Model, prompt: str, logits: Logits, *, not_id: int | None) -> tuple[int, str] | None:
+def _typable(model: Model, prompt: str, logits: Logits, *, but: Sequence[str]) -> list[str]:
+    """Give the likeliest token that can be typed as an answer, none if there is none among the first."""
+    taken = {continue_with(model.tokenizer, prompt, answer=text)[:1] for text in but}
     for each in np.argsort(-logits, kind="stable")[: 3 * TOP].tolist():
         text = token_strings(model.tokenizer, [each])[0]
-        if each == not_id or not text.strip():
+        if (each,) in taken or not text.strip():
             continue
-        try:
+        with suppress(BadInput):
             if continue_with(model.tokenizer, prompt, answer=text) == (each,):
-                return each, text
-        except BadInput:
-            continue
-    return None
+                return [text]
+    return []
 
 
 def _answers(model: Model, task: Task, runs: dict[str, Logits]) -> list[dict[str, Any]]:

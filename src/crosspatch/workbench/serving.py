@@ -2,12 +2,15 @@
 
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket
+from tempfile import TemporaryDirectory
 from threading import Thread
+from typing import Any
 
 from crosspatch.core.errors import BadInput, MissingExtra
 from crosspatch.models.model import Model
@@ -41,26 +44,20 @@ def serve(
         BadInput: the port is taken, or several processes hold the model together.
     """
     require_server()
-    import uvicorn
-
-    from crosspatch.workbench.app import build_app
-
     if model.together:
         raise BadInput("several processes hold this model together, and a workbench serves from one: open it in one.")
-    door = open_door(port)
-    app, state, token = build_app(model, out=out, limits=limits)
-    address = f"http://{HOST}:{door.getsockname()[1]}/{token}/"
-    say(f"workbench on {model.name}: {address}\nIt answers to this machine only. Ctrl-C ends it; what was kept stays.")
-    if show:
-        webbrowser.open(address)
-    settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="off")
+    running = _Running.of(model, out=out, limits=limits, port=port, log="warning")
+    say(
+        f"workbench on {model.name}: {running.served.address}\n"
+        "It answers to this machine only. Ctrl-C ends it; what was kept stays."
+    )
     try:
-        uvicorn.Server(settings).run(sockets=[door])
+        with _shown(running.served.address) if show else nullcontext():
+            running.run()
     except KeyboardInterrupt:
         pass
     finally:
-        state.line.close()
-        door.close()
+        running.close()
 
 
 @dataclass(frozen=True)
@@ -87,23 +84,72 @@ def served(model: Model, *, out: Path | str = "runs", limits: Limits | None = No
     ...     print(bench.address)
     """
     require_server()
-    import uvicorn
-
-    from crosspatch.workbench.app import build_app
-
-    app, state, token = build_app(model, out=out, limits=limits)
-    door = open_door(0)
-    settings = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1, lifespan="off")
-    server = uvicorn.Server(settings)
-    thread = Thread(target=server.run, kwargs={"sockets": [door]}, name="crosspatch-workbench")
+    running = _Running.of(model, out=out, limits=limits, port=0, log="error")
+    thread = Thread(target=running.run, name="crosspatch-workbench")
     thread.start()
     try:
-        yield Served(door.getsockname()[1], token, state)
+        yield running.served
     finally:
-        server.should_exit = True
+        running.stop()
         thread.join()
-        state.line.close()
-        door.close()
+        running.close()
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A server on an open door, and what it serves."""
+
+    served: Served
+    server: Any
+    door: socket
+
+    @classmethod
+    def of(cls, model: Model, *, out: Path | str, limits: Limits | None, port: int, log: str) -> "_Running":
+        """Set it up; nothing is answered before `run`. Raises BadInput if the port is taken."""
+        import uvicorn
+
+        from crosspatch.workbench.app import build_app
+
+        door = open_door(port)
+        app, state, token = build_app(model, out=out, limits=limits)
+
+        class Server(uvicorn.Server):
+            """Stops the line when it is told to end, so that open streams end by themselves."""
+
+            def handle_exit(self, *given: Any) -> None:
+                state.line.stop()
+                super().handle_exit(*given)
+
+        settings = uvicorn.Config(app, log_level=log, access_log=False, timeout_graceful_shutdown=2, lifespan="off")
+        return cls(Served(door.getsockname()[1], token, state), Server(settings), door)
+
+    def run(self) -> None:
+        """Answer until stopped."""
+        self.server.run(sockets=[self.door])
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self.served.state.line.stop()
+        self.server.should_exit = True
+
+    def close(self) -> None:
+        """Let go of the model and the port."""
+        self.served.state.line.close()
+        self.door.close()
+
+
+@contextmanager
+def _shown(address: str) -> Iterator[None]:
+    """Open the address in a browser, by a file that only its owner can read.
+
+    On a command line every user of the machine could read the token.
+    """
+    with TemporaryDirectory(prefix="crosspatch-") as folder:
+        page = Path(folder) / "workbench.html"
+        page.touch(mode=0o600)
+        page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}">', "utf-8")
+        webbrowser.open(page.as_uri())
+        yield
 
 
 def open_door(port: int) -> socket:

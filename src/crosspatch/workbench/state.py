@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_urlsafe
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from crosspatch.core.errors import UnknownName
+from crosspatch.engine.effects import Effects
+from crosspatch.lenses import HeadPatterns
 from crosspatch.models.model import Model
 from crosspatch.workbench.asked import AskedPatch
 from crosspatch.workbench.line import Line
@@ -17,9 +19,9 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that keep one question from taking the machine: bytes beside the weights, tokens, cells, bytes of a body.
+    """Bounds that keep one question from taking the machine: bytes beside the weights, tokens, sites, bytes of a body.
 
-    `results` finished answers are held for being kept as findings, each a few hundred kilobytes at most.
+    `cells` bounds the sites of a sweep and of a joint patch; `results` finished answers are held for being kept.
     """
 
     memory: int | None = None
@@ -35,7 +37,7 @@ class Result:
 
     asked: AskedPatch
     joint: bool
-    effects: Any
+    effects: Effects
 
 
 class Recent(Generic[Value]):
@@ -84,6 +86,5 @@ class State:
 
         self.results: Recent[Result] = Recent(self.limits.results, "result")
         self.sweeps: Recent[LiveSweep] = Recent(self.limits.results, "sweep")
-        self.latest: Recent[LiveSweep] = Recent(self.limits.results, "sweep of this tab")
-        self.patterns: Recent[Any] = Recent(2, "attention")
+        self.patterns: Recent[HeadPatterns] = Recent(2, "attention")
         self.findings = Findings(self.out, self.model)

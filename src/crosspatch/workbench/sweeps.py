@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from crosspatch.core.errors import BadInput, CrosspatchError
+from crosspatch.core.errors import CrosspatchError
 from crosspatch.core.journal import UNIT, Columns
 from crosspatch.draw import Scale, heatmap_svg
 from crosspatch.draw.heatmap import class_paint
 from crosspatch.engine.effects import MOST_CELLS, Effects
 from crosspatch.engine.grids import ExampleView, Grid, empty_grid, kinds_of
 from crosspatch.engine.patching import Question, effects_of, prepare, view_of
+from crosspatch.engine.select import select_sites
 from crosspatch.engine.sweep import Options, Sweep
 from crosspatch.engine.units import BASE, SOURCE, SweepJob
 from crosspatch.engine.wording import ends
@@ -36,14 +37,9 @@ class LiveSweep:
             checked_ids(model, text, limits)
         self.task = task_of(model, asked.pair)
         options = Options(memory=limits.memory, tokens=PACK)
-        self.sweep: Sweep = prepare(
-            model, self.task, Question(asked.sites, asked.direction, (asked.metric,)), options=options
-        )
-        if len(self.sweep.sites) > limits.cells:
-            raise BadInput(
-                f"{asked.sites!r} selects {len(self.sweep.sites):,} sites, and the workbench sweeps {limits.cells:,} "
-                "at most: choose fewer layers, units or positions, or use `crosspatch patch`."
-            )
+        chosen = select_sites(model, self.task, asked.sites, most=limits.cells)
+        question = Question(chosen, asked.direction, (asked.metric,))
+        self.sweep: Sweep = prepare(model, self.task, question, options=options)
         self.sweep.sizes.require_room()
         self.view = view_of(model, self.task.pairs[0], self.task.corruption)
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -89,8 +85,10 @@ class LiveSweep:
         self._end("failed", error=str(problem) if known else f"internal error: {type(problem).__name__}: {problem}")
 
     def _end(self, kind: str, **content: Any) -> None:
-        self._job.close()
-        self.events.append((kind, content))
+        try:
+            self._job.close()
+        finally:  # who listens must learn that it has ended
+            self.events.append((kind, content))
 
     def _tell(self, found: Columns) -> None:
         sites, values = found["site"], found[f"0 {self.sweep.metrics[0].name}"]
@@ -101,7 +99,7 @@ class LiveSweep:
             self._done += len(still)
             return
         self._done += len(sites)
-        cells = {"sites": sites.tolist(), "raw": [round(float(value), 6) for value in values]}
+        cells = {"sites": sites.tolist(), "raw": values.tolist()}
         self.events.append(("cells", cells | {"done": self._done}))
 
     def _still(self) -> list[int]:

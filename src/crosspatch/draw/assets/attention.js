@@ -10,10 +10,8 @@
   const choosePair = document.getElementById("choose-pair");
   const state = { bytes: null, site: null, head: 0, pair: 0, from: null };
   const ONE = 255;
-  const LONGEST = 15; // letters of a label
   const LEAST = 0.005 * ONE; // below, words would say 0.00
   const LISTED = 3; // entries in words under each board
-  const FONT = "10px ui-sans-serif, system-ui, sans-serif";
 
   // ---- where the bytes of a head are ----------------------------------------------------------------------------
 
@@ -36,12 +34,11 @@
   const placeName = (at) => pairOf().names[at] ?? String(at);
   const word = (run, at) => `${placeName(at)} “${pairOf().tokens[run][at]}”`;
   const headName = (place) => `attn.head[${facts.heads[place].join(", ")}]`;
-  const shorten = (text) => (text.length > LONGEST ? text.slice(0, LONGEST - 1) + "…" : text);
 
   function label(run, at) {
     const name = pairOf().names[at];
     const token = pairOf().tokens[run][at];
-    return shorten(name ? `${name} ${token}` : token);
+    return name ? `${name} ${token}` : token;
   }
 
   // The chosen site's own row (a query) or column (a key or value); null where it has no position of its own.
@@ -73,60 +70,10 @@
 
   // ---- boards ----------------------------------------------------------------------------------------------------
 
-  function layOut(figure, run) {
-    const n = sizes[state.pair];
-    const pen = figure.querySelector("canvas").getContext("2d");
-    pen.font = FONT;
-    const widths = Array.from({ length: n }, (_, at) => pen.measureText(label(run, at)).width);
-    const longest = Math.ceil(Math.max(...widths));
-    const left = longest + 8;
-    const room = Math.max(120, figure.clientWidth - left - 4);
-    const cell = Math.max(2, Math.min(24, Math.floor(Math.min(room, 480) / n)));
-    const below = Math.ceil(longest * Math.SQRT1_2) + 16;
-    return { n, left, cell, top: 2, width: left + n * cell + 4, height: 2 + n * cell + below };
-  }
-
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-  function drawCells(pen, box, values) {
-    const gap = box.cell > 8 ? 1 : 0;
-    pen.fillStyle = colour("--line");
-    pen.fillRect(box.left - 1, box.top - 1, box.n * box.cell + 1, box.n * box.cell + 1);
-    values.forEach((value, place) => {
-      const x = box.left + (place % box.n) * box.cell;
-      const y = box.top + Math.floor(place / box.n) * box.cell;
-      pen.globalAlpha = 1;
-      pen.fillStyle = colours.page;
-      pen.fillRect(x, y, box.cell - gap, box.cell - gap);
-      pen.globalAlpha = value / ONE;
-      pen.fillStyle = colours.accent;
-      pen.fillRect(x, y, box.cell - gap, box.cell - gap);
-    });
-    pen.globalAlpha = 1;
-  }
-
-  function drawLabels(pen, box, run) {
-    pen.font = FONT;
-    pen.textAlign = "right";
-    let last = -99;
-    for (let at = 0; at < box.n; at++) {
-      if ((at - last) * box.cell < 11) continue;
-      last = at;
-      const middle = (at + 0.5) * box.cell;
-      pen.fillStyle = pairOf().names[at] ? colours.ink : colours.soft;
-      pen.fillText(label(run, at), box.left - 5, box.top + middle + 3.5);
-      pen.save();
-      pen.translate(box.left + middle + 3, box.top + box.n * box.cell + 11);
-      pen.rotate(-Math.PI / 4);
-      pen.fillText(label(run, at), 0, 0);
-      pen.restore();
-    }
-  }
-
   function drawOwn(pen, box) {
     const own = ownPlace();
     if (own === null) return;
-    pen.strokeStyle = colours.differs;
+    pen.strokeStyle = board.colour("differs");
     pen.lineWidth = 1.5;
     const long = box.n * box.cell;
     const at = own * box.cell;
@@ -134,22 +81,14 @@
     else pen.strokeRect(box.left - 1, box.top + at - 1, long + 1, box.cell + 1);
   }
 
-  const colours = {};
   const boxes = [];
 
   function drawBoard(figure, run) {
     const canvas = figure.querySelector("canvas");
-    const box = layOut(figure, run);
-    const zoom = Math.min(3, window.devicePixelRatio || 1);
-    canvas.width = Math.ceil(box.width * zoom);
-    canvas.height = Math.ceil(box.height * zoom);
-    canvas.style.width = `${box.width}px`;
-    canvas.style.height = `${box.height}px`;
-    const pen = canvas.getContext("2d");
-    pen.scale(zoom, zoom);
-    drawCells(pen, box, weights(run));
-    drawLabels(pen, box, run);
-    drawOwn(pen, box);
+    const labels = Array.from({ length: sizes[state.pair] }, (_, at) => label(run, at));
+    const strong = (at) => Boolean(pairOf().names[at]);
+    const box = board.draw(canvas, { values: weights(run), one: ONE, labels, strong, width: figure.clientWidth });
+    drawOwn(canvas.getContext("2d"), box);
     const told = strongest(run);
     const name = `${headName(state.head)}, ${facts.runs[run]}, pair ${state.pair}`;
     canvas.setAttribute("aria-label", `Attention of ${name}: ${told}`);
@@ -161,7 +100,6 @@
 
   function draw() {
     if (!state.bytes || view.classList.contains("gone")) return;
-    for (const name of ["ink", "soft", "page", "accent", "differs"]) colours[name] = colour(`--${name}`);
     chooseHead.value = String(state.head);
     choosePair.value = String(state.pair);
     document.getElementById("attention-about").textContent = about();
@@ -212,12 +150,8 @@
       live.textContent = tip.textContent;
     };
     canvas.addEventListener("pointermove", (event) => {
-      const box = boxes[run];
-      const outer = canvas.getBoundingClientRect();
-      const column = Math.floor((event.clientX - outer.left - box.left) / box.cell);
-      const row = Math.floor((event.clientY - outer.top - box.top) / box.cell);
-      const inside = row >= 0 && row < box.n && column >= 0 && column < box.n;
-      tell(figure, run, inside ? (cell = { row, column }) : null, event.clientX, event.clientY);
+      const inside = board.cellAt(canvas, boxes[run], event);
+      tell(figure, run, inside && (cell = inside), event.clientX, event.clientY);
     });
     canvas.addEventListener("pointerleave", () => tell(figure, run, null));
     figure.addEventListener("focus", () => {

@@ -1,7 +1,7 @@
 // How the page speaks to the server: questions as JSON, each with this tab's name so that tabs take turns.
 "use strict";
 const api = (() => {
-  const tab = (sessionStorage.tab ||= Array.from(crypto.getRandomValues(new Uint8Array(8)), (b) => b.toString(16)).join(""));
+  const tab = Array.from(crypto.getRandomValues(new Uint8Array(8)), (b) => b.toString(16).padStart(2, "0")).join("");
   const notice = document.getElementById("notice");
 
   function complain(text) {
@@ -23,19 +23,39 @@ const api = (() => {
     return content;
   }
 
-  // Run something that asks the server; what goes wrong is shown at the top and changes nothing else.
-  async function attempt(act) {
+  // Run something that asks the server; what goes wrong is shown, at the top or in a place of its own, and changes
+  // nothing else. An error stands until something that the user does goes well.
+  async function attempt(act, place = null) {
     try {
-      complain("");
-      return await act();
+      const found = await act();
+      if (!place) complain("");
+      return found;
     } catch (problem) {
-      complain(problem.message);
+      if (place) place.replaceChildren(page.element("p", problem.message, "soft"));
+      else complain(problem.message);
       return null;
+    }
+  }
+
+  // What this window remembers over a reload; nothing where the browser allows no storage.
+  function recall() {
+    try {
+      return JSON.parse(sessionStorage.question ?? "null");
+    } catch {
+      return null;
+    }
+  }
+
+  function keep(content) {
+    try {
+      sessionStorage.question = JSON.stringify(content);
+    } catch {
+      // a browser that stores nothing: a reload begins anew
     }
   }
 
   const get = (path) => send("GET", path);
   const post = (path, body) => send("POST", path, body);
   const remove = (path) => send("DELETE", path);
-  return { get, post, remove, attempt, complain };
+  return { get, post, remove, attempt, complain, recall, keep };
 })();

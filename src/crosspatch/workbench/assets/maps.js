@@ -6,7 +6,6 @@ const maps = (() => {
   const live = document.getElementById("live");
   const STEPS = 20;
   const BEYOND = 1.025; // half a step of colour beyond the last
-  const STEP = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   let now = null; // the sweep that is shown
 
   function show(sweep, { onCell, onSelect }) {
@@ -132,6 +131,7 @@ const maps = (() => {
   }
 
   function toggle(site) {
+    if (site < 0) return;
     if (!now.chosen.delete(site)) now.chosen.add(site);
     marks();
   }
@@ -198,6 +198,14 @@ const maps = (() => {
     live.textContent = tip.textContent;
   }
 
+  // Keys count rows from the top down, layers from the bottom up.
+  function step(panel, at, key) {
+    const top = panel.tall - 1;
+    const to = page.moved({ ...at.cell, row: top - at.cell.row }, key, { rows: panel.tall, columns: panel.count });
+    if (to) speak(panel, (at.cell = { ...to, row: top - to.row }));
+    return to;
+  }
+
   function listen(panel) {
     const at = { cell: { row: panel.tall - 1, column: 0 } };
     listenToPointer(panel, at);
@@ -207,12 +215,7 @@ const maps = (() => {
       if (event.key === "Escape") none();
       else if (event.key === "Enter") look(panel, at.cell);
       else if (event.key === " ") toggle(siteAt(panel, at.cell));
-      else if (event.key in STEP) {
-        const [up, right] = STEP[event.key];
-        const row = Math.min(panel.tall - 1, Math.max(0, at.cell.row + up));
-        const column = Math.min(panel.count - 1, Math.max(0, at.cell.column + right));
-        speak(panel, (at.cell = { row, column }));
-      } else return;
+      else if (!step(panel, at, event.key)) return;
       event.preventDefault();
     });
   }

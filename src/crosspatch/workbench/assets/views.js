@@ -59,7 +59,8 @@ const views = (() => {
     const parts = [tokens(found.tokens)];
     if (!found.aligned) return [...parts, warnings([found.reason])];
     if (found.cautions.length) parts.push(warnings(found.cautions));
-    const how = found.guessed ? "Answers are what each run says next; type others if you mean others." : "";
+    const taken = found.guessed.filter((side) => found[side].length);
+    const how = taken.length ? `The ${taken.join(" and the ")} answer is what its run says next; type another if you mean another.` : "";
     const answers = found.answers.map((each) =>
       row([each.side, mono(blanks(each.token)), bar(each.clean, "source"), bar(each.corrupt, "base")])
     );
@@ -108,71 +109,33 @@ const views = (() => {
 
   // ---- attention -------------------------------------------------------------------------------------------------------
 
-  function pattern(values, words, title) {
+  function pattern(values, one, words, title) {
     const figure = element("figure");
-    figure.append(element("h3", title));
-    const count = values.length;
-    const size = Math.max(2, Math.min(20, Math.floor(300 / count)));
-    const edge = size >= 10 ? 84 : 4;
     const canvas = element("canvas");
-    const sharp = devicePixelRatio || 1;
-    const full = count * size + edge;
-    canvas.width = canvas.height = full * sharp;
-    canvas.style.width = canvas.style.height = `${full}px`;
+    const labels = words.map((word, place) => `${place} ${blanks(word)}`);
+    const told = strongest(values, one, labels);
+    const box = board.draw(canvas, { values: values.flat(), one, labels, strong: () => true, width: 400 });
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `${title}: ${strongest(values, words)}`);
-    const pen = canvas.getContext("2d");
-    pen.scale(sharp, sharp);
-    const style = getComputedStyle(document.documentElement);
-    const [ink, line, accent] = ["--ink", "--line", "--accent"].map((name) => style.getPropertyValue(name).trim());
-    pen.strokeStyle = line;
-    pen.strokeRect(edge - 0.5, 0.5, count * size, count * size);
-    values.forEach((weights, query) =>
-      weights.forEach((weight, key) => {
-        pen.globalAlpha = weight;
-        pen.fillStyle = accent;
-        pen.fillRect(edge + key * size, query * size, size - (size > 5), size - (size > 5));
-      })
-    );
-    pen.globalAlpha = 1;
-    if (edge > 10) labels(pen, words, { size, edge, ink, count });
-    const says = element("p", strongest(values, words), "soft");
+    canvas.setAttribute("aria-label", `${title}: ${told}`);
+    const says = element("p", told, "soft");
     canvas.addEventListener("pointermove", (event) => {
-      const seen = canvas.getBoundingClientRect();
-      const key = Math.floor((event.clientX - seen.left - edge) / size);
-      const query = Math.floor((event.clientY - seen.top) / size);
-      const weight = values[query]?.[key];
-      says.textContent = weight === undefined ? strongest(values, words) : `${query} ${blanks(words[query])} → ${key} ${blanks(words[key])}: ${format(weight)}`;
+      const at = board.cellAt(canvas, box, event);
+      says.textContent = at ? `${labels[at.row]} → ${labels[at.column]}: ${format(values[at.row][at.column] / one, 2)}` : told;
     });
-    figure.append(canvas, says);
+    figure.append(element("h3", title), canvas, says);
     return figure;
   }
 
-  function labels(pen, words, { size, edge, ink, count }) {
-    pen.fillStyle = ink;
-    pen.font = "10px ui-sans-serif, system-ui, sans-serif";
-    pen.textBaseline = "middle";
-    words.forEach((word, place) => {
-      const text = `${place} ${blanks(word)}`.slice(0, 13);
-      pen.textAlign = "right";
-      pen.fillText(text, edge - 4, (place + 0.5) * size);
-      pen.save();
-      pen.translate(edge + (place + 0.5) * size, count * size + 4);
-      pen.rotate(-Math.PI / 2);
-      pen.fillText(text, 0, 0);
-      pen.restore();
-    });
-  }
-
-  function strongest(values, words) {
+  function strongest(values, one, labels) {
     const last = values[values.length - 1];
     const order = last.map((weight, key) => [weight, key]).sort((a, b) => b[0] - a[0]).slice(0, 3);
-    return `the last token attends to ${order.map(([weight, key]) => `${key} ${blanks(words[key])} ${format(weight, 2)}`).join(", ")}`;
+    return `the last token attends to ${order.map(([weight, key]) => `${labels[key]} ${format(weight / one, 2)}`).join(", ")}`;
   }
 
   function attention(found) {
     const both = element("div", "", "patterns");
-    both.append(pattern(found.clean, found.tokens.clean, "clean run"), pattern(found.corrupt, found.tokens.corrupt, "corrupted run"));
+    const runs = [["clean", "clean run"], ["corrupt", "corrupted run"]];
+    both.append(...runs.map(([run, title]) => pattern(found[run], found.one, found.tokens[run], title)));
     return [element("h3", `Attention of layer ${found.layer}, head ${found.head}: queries down, keys across`), both];
   }
 

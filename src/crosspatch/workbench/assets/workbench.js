@@ -4,15 +4,19 @@
   const { element, format } = page;
   const at = (id) => document.getElementById(id);
   const PAUSE = 450; // milliseconds without a key after which a pair is read
+  const LOST = 2500; // milliseconds without a connection after which that is told
   // `shown` is the question of the map on the page: its cells are looked at under that one, whatever is typed since.
-  const state = { model: null, sheet: null, sweep: null, shown: null, stream: null, chosen: [], reading: 0, looking: 0, read: "" };
+  // `mine`: the sweep was begun by this window, which ends it when it begins another.
+  const state = { model: null, sheet: null, sweep: null, mine: false, shown: null, stream: null, lost: null, chosen: [] };
+  Object.assign(state, { reading: 0, looking: 0, read: "" });
 
   // ---- the question -----------------------------------------------------------------------------------------------
 
   const answersOf = (id) => at(id).value.split("|").filter((text) => text.trim());
 
   function typed() {
-    return { clean: at("clean").value, corrupt: at("corrupt").value, right: answersOf("right"), wrong: answersOf("wrong") };
+    const answers = { right: answersOf("right"), wrong: answersOf("wrong"), answers: at("answers").value };
+    return { clean: at("clean").value, corrupt: at("corrupt").value, ...answers };
   }
 
   // The pair as the server read it, answers filled in: never a part of it with what was typed since.
@@ -27,19 +31,19 @@
 
   function stale() {
     if (!state.shown) return;
-    const { pair: own, direction: way, metric } = state.shown;
-    const now = typed();
-    const same = (given, had) => given.length === 0 || given.join("|") === had.join("|");
-    const answers = same(now.right, own.right) && same(now.wrong, own.wrong);
-    const prompts = now.clean === own.clean && now.corrupt === own.corrupt;
-    const how = way === direction() && (metric ?? "") === at("metric").value;
-    at("stale").classList.toggle("gone", prompts && answers && how);
+    const read = state.sheet && state.read === JSON.stringify(typed());
+    const now = read ? JSON.stringify(ordered({ ...asked(""), pair: pair() })) : "";
+    at("stale").classList.toggle("gone", now === JSON.stringify(ordered({ ...state.shown, sites: "" })));
   }
+
+  const ordered = ({ pair: own, direction: way, metric }) => {
+    return [own.clean, own.corrupt, own.right, own.wrong, own.answers, way, metric ?? null];
+  };
 
   function remember() {
     stale();
     const question = { ...typed(), direction: direction(), metric: at("metric").value, kinds: kinds(), sites: at("sites").value };
-    sessionStorage.question = JSON.stringify({ question, sweep: state.sweep });
+    api.keep({ question, sweep: state.sweep });
   }
 
   function fill(question) {
@@ -47,6 +51,7 @@
     at("corrupt").value = question.corrupt;
     at("right").value = question.right.join("|");
     at("wrong").value = question.wrong.join("|");
+    if (question.answers) at("answers").value = question.answers;
     if (question.direction) document.querySelector(`input[name=direction][value=${CSS.escape(question.direction)}]`).checked = true;
     if (question.metric !== undefined) at("metric").value = question.metric ?? "";
     if (question.kinds) document.querySelectorAll("#kinds input").forEach((box) => (box.checked = question.kinds.includes(box.value)));
@@ -57,14 +62,19 @@
     const question = typed();
     if (!question.clean || !question.corrupt) return;
     const key = JSON.stringify(question);
-    if (key === state.read && state.sheet) return;
-    const number = ++state.reading;
+    const number = ++state.reading; // what is being read of another question does not count any more
+    if (key === state.read && state.sheet) {
+      at("run").disabled = false;
+      stale();
+      return;
+    }
     const found = await api.attempt(() => api.post("pair", question));
     if (number !== state.reading) return; // something newer was typed
     state.read = key;
     state.sheet = found?.aligned ? found : null;
     at("sheet").replaceChildren(...(found ? views.sheet(found) : [element("p", "This pair cannot be read; the reason stands at the top.", "soft")]));
     at("run").disabled = !state.sheet;
+    stale();
   }
 
   let timer = null;
@@ -87,15 +97,22 @@
       return;
     }
     at("run").disabled = true; // until it is answered: two clicks are one sweep
+    const before = state.mine && !at("cancel").disabled ? state.sweep : null;
     const made = await api.attempt(() => api.post("sweeps", asked(sites())));
     at("run").disabled = !state.sheet;
-    if (made) follow(made);
+    if (!made) return;
+    if (before) await api.attempt(() => api.remove(`sweeps/${before}`));
+    follow(made, true);
   }
 
-  function follow(made) {
+  function follow(made, mine) {
     state.stream?.close();
+    found();
     state.sweep = made.sweep;
+    state.mine = mine;
     state.shown = made.asked;
+    state.looking++;
+    empty();
     remember();
     maps.show(made, { onCell: look, onSelect: select });
     const total = made.sites.length;
@@ -121,9 +138,10 @@
     const on = (name, act) =>
       stream.addEventListener(name, (event) => {
         if (state.stream !== stream) return;
+        found();
         act(JSON.parse(event.data));
       });
-    on("begun", (found) => maps.begin(found));
+    on("begun", maps.begin);
     on("cells", (found) => {
       maps.add(found);
       at("progress").value = found.done / total;
@@ -143,8 +161,12 @@
       finish("failed");
       api.complain(found.error);
     });
+    // Streams end after some seconds and begin again by themselves; one that does not is told.
+    stream.onopen = () => state.stream === stream && found();
     stream.onerror = () => {
-      if (state.stream === stream && stream.readyState === EventSource.CLOSED) finish("the connection was lost");
+      if (state.stream !== stream) return;
+      if (stream.readyState === EventSource.CLOSED) finish("the connection was lost");
+      else state.lost ??= setTimeout(() => tell("the connection was lost, trying again… Was the workbench ended?"), LOST);
     };
   }
 
@@ -160,8 +182,14 @@
     at("strongest").replaceChildren(...(buttons.length ? [element("span", "Strongest:", "soft"), ...buttons] : []));
   }
 
+  function found() {
+    clearTimeout(state.lost);
+    state.lost = null;
+  }
+
   function finish(text) {
     state.stream.close();
+    found();
     at("cancel").disabled = true;
     at("progress").classList.add("gone");
     tell(text);
@@ -169,10 +197,16 @@
 
   // ---- inside a cell -----------------------------------------------------------------------------------------------------
 
-  async function look({ site, kind }) {
-    const number = ++state.looking;
+  function empty() {
+    const hint = "Click a cell of a map: what the model says when that site is patched, beside both runs.";
+    at("inside").replaceChildren(element("p", hint, "soft"));
     at("attention").replaceChildren();
     at("lens").replaceChildren();
+  }
+
+  async function look({ site, kind }) {
+    const number = ++state.looking;
+    empty();
     const question = { ...state.shown, sites: site };
     const inside = await patch(question, number);
     if (!inside) return;
@@ -180,13 +214,13 @@
     if (!found || number !== state.looking) return;
     const [, , layer, head, place] = found;
     const whole = place === undefined || place === "all" || place === "end";
-    const position = whole ? inside.length - 1 : Number(place);
+    const position = whole ? inside.length - 1 : (Number(place) + inside.length) % inside.length;
     if (head !== undefined && head !== "all" && /^attn\.(q|head|pattern)$/.test(kind)) {
-      const seen = await api.attempt(() => api.post("attention", { pair: question.pair, layer: Number(layer), head: Number(head) }));
+      const seen = await api.attempt(() => api.post("attention", { pair: question.pair, layer: Number(layer), head: Number(head) }), at("attention"));
       if (seen && number === state.looking) at("attention").replaceChildren(...views.attention(seen));
     }
-    if (Number.isInteger(position) && position >= 0) {
-      const decoded = await api.attempt(() => api.post("lens", { pair: question.pair, position }));
+    if (Number.isInteger(position)) {
+      const decoded = await api.attempt(() => api.post("lens", { pair: question.pair, position }), at("lens"));
       const upper = layer === undefined ? 0 : Number(layer) + (/^(resid\.pre|embed|attn\.in)$/.test(kind) ? 0 : 1);
       if (decoded && number === state.looking) at("lens").replaceChildren(...views.lens(decoded, upper));
     }
@@ -214,8 +248,7 @@
 
   async function together() {
     const number = ++state.looking;
-    at("attention").replaceChildren();
-    at("lens").replaceChildren();
+    empty();
     await patch({ ...state.shown, sites: state.chosen.join(", ") }, number);
     at("cell").scrollIntoView({ block: "nearest" });
   }
@@ -232,8 +265,10 @@
   async function again(kept) {
     fill({ ...kept.asked.pair, direction: kept.asked.direction, metric: kept.asked.metric, sites: kept.joint ? "" : kept.asked.sites });
     state.read = "";
+    remember();
     await read();
     if (!state.sheet) return;
+    empty();
     if (kept.joint) patch(kept.asked, ++state.looking);
     else at("question").requestSubmit();
   }
@@ -294,13 +329,15 @@
   }
 
   async function restore() {
-    const kept = JSON.parse(sessionStorage.question ?? "null");
-    if (!kept) return;
+    const kept = api.recall();
+    if (!kept?.question) return;
     fill(kept.question);
     await read();
-    if (!kept.sweep || !state.sheet) return;
+    if (!kept.sweep) return;
     try {
-      follow(await api.get(`sweeps/${kept.sweep}`));
+      // A window that was opened out of another remembers its map too, and must not end it.
+      const again = performance.getEntriesByType("navigation")[0]?.type === "reload";
+      follow(await api.get(`sweeps/${kept.sweep}`), again);
     } catch {
       tell("the last map is not held any more: patch again");
     }
@@ -315,7 +352,8 @@
     choices();
     ramp();
     at("run").disabled = true;
-    ["clean", "corrupt", "right", "wrong"].forEach((id) => at(id).addEventListener("input", later));
+    empty();
+    ["clean", "corrupt", "right", "wrong", "answers"].forEach((id) => at(id).addEventListener("input", later));
     ["kinds", "metric", "sites"].forEach((id) => at(id).addEventListener("change", remember));
     document.querySelectorAll("input[name=direction]").forEach((radio) => radio.addEventListener("change", remember));
     at("question").addEventListener("submit", run);
