@@ -11,13 +11,13 @@ import urllib.request
 
 import pytest
 
-# The command with packs that take a second each.
+# The command with packs that take a second each, and streams that do not end by themselves.
 SLOW = """
 import sys, time
 from crosspatch.cli import main
 from crosspatch.engine.units import SweepJob
-import crosspatch.workbench.sweeps as sweeps
-run, sweeps.PACK = SweepJob.run, 4
+import crosspatch.workbench.app as app, crosspatch.workbench.sweeps as sweeps
+run, sweeps.PACK, app.STREAM = SweepJob.run, 4, 60
 SweepJob.run = lambda job, unit: (time.sleep(1 if unit else 0), run(job, unit))[1]
 main()
 """

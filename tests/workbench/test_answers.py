@@ -315,7 +315,7 @@ def test_prompts_beyond_the_learned_positions_are_refused(server):
         status, found = server.ask("POST", path, long if more is None else {"pair": long, **more})
         assert (status, "learned 512 positions" in found["error"]) == (422, True), found
     with pytest.raises(BadInput, match="learned 512 positions"):
-        xp.patch(tiny(), task(long), sites="resid.post")
+        xp.plan_patch(tiny(), task(long), sites="resid.post")
     with pytest.raises(BadInput, match="learned 512 positions"):
         logit_lens(tiny(), [tiny().tokenizer.encode(long["clean"])])
 
