@@ -15,8 +15,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from crosspatch.circuits.graph import Graph
 from crosspatch.engine.effects import Effects, ExampleView
 from crosspatch.lenses import HeadPatterns
+from crosspatch.report import CircuitContent, CircuitCurve
 from crosspatch.report.compare import compare_html
 from crosspatch.report.page import page_html
 from crosspatch.sites import Site
@@ -68,17 +70,31 @@ def make_patterns(effects: Effects, heads: int) -> HeadPatterns:
     return HeadPatterns(**about, **sizes, patterns=tuple(weights), tokens=tokens)
 
 
+def make_circuit(given: argparse.Namespace) -> CircuitContent:
+    """Make a circuit of a hundred edges among four hundred with scores, and its curve."""
+    graph = Graph(given.layers, given.heads, given.heads)
+    scores = np.where(graph.full(), np.random.default_rng(0).standard_t(2, graph.shape), np.nan)
+    order = np.argsort(-np.abs(np.nan_to_num(scores)).ravel())[:400]
+    edges = tuple(graph.edge(tuple(np.unravel_index(i, graph.shape))) for i in order)
+    counts = np.array([10.0, 20, 50, 100, 200, 400])
+    share = 1 - np.exp(-counts / 60)
+    curve = CircuitCurve("eap-ig", counts, share, share - 0.05, share + 0.05)
+    about = {"method": "eap-ig", "model": "random", "task": "random", "finding": "100 edges.", "curves": (curve,)}
+    return CircuitContent(graph=graph, edges=edges, scores=scores.ravel()[order], size=100, signed=True, **about)
+
+
 def pages(given: argparse.Namespace) -> dict[str, Page]:
     """Name the ways to write a page; each call starts from fresh effects, of which nothing is known yet."""
     first, second = make_effects(given, 0), make_effects(given, 1)
     patterns = make_patterns(first, given.heads)
-    other = replace(second, metric="kl")
+    other, circuit = replace(second, metric="kl"), make_circuit(given)
     return {
         "a result": lambda: page_html(replace(first)),
         "with attention": lambda: page_html(replace(first), attention=patterns),
         "with attention and a second metric": lambda: page_html(
             replace(first), attention=patterns, others=[replace(other)]
         ),
+        "with a circuit": lambda: page_html(replace(first), circuit=circuit),
         "two results compared": lambda: compare_html([("first", replace(first)), ("second", replace(second))]),
     }
 

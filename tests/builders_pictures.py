@@ -1,5 +1,8 @@
 """Circuits with drawn scores for tests of pictures and pages, and who leads to whom in them, from the definition."""
 
+import json
+import re
+
 import numpy as np
 
 from crosspatch.circuits.circuit import top_edges
@@ -74,3 +77,14 @@ def led_to(graph: Graph, edges: tuple[CircuitEdge, ...], start: str, *, forward:
 
 def _at(place: str) -> str:
     return f" @{place}" if place else ""
+
+
+def text_of(html):
+    """Give what a reader sees."""
+    body = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", html)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+def facts_of(html):
+    """Give what the script of a circuit reads."""
+    return json.loads(re.search(r'<script type="application/json" id="circuit-facts">(.*?)</script>', html)[1])

@@ -1,10 +1,15 @@
 """What stands beside a run: attention of the heads it swept, and the same sweep by other metrics; on its page again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
+from crosspatch import load
+from crosspatch.circuits import load_circuit, load_scorecard
 from crosspatch.cli.folder import ATTENTION
 from crosspatch.core.store import file_names
 from crosspatch.lenses import HeadPatterns
@@ -151,17 +156,55 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(call, tiny):
     [
         (("run", "run"), "with itself"),
         (("run", "nowhere"), "nowhere"),
-        (("run", "circuit"), "holds no run of patching"),
-        (("run", "other", "--format", "csv"), "give one run for other forms"),
-        (("run", "other", "--out", "-"), "give one run for other forms"),
+        (("run", "study"), "holds no run of patching"),
+        (("run", "other", "circuit"), "2 runs and 1 circuits do not come on one page"),
+        (("run", "other", "--format", "csv"), "give one folder for other forms"),
+        (("run", "other", "--out", "-"), "give one folder for other forms"),
         (("run", "other"), "different units"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(call, tiny, words, told):
     call("patch", tiny, *HEADS, "--out", "run")
     call("patch", tiny, *HEADS, "--metric", "prob", "--out", "other")
-    Path("circuit").mkdir()
-    Path("circuit/meta.json").write_text('{"meta": {"what": "circuit"}}')
+    for what in ("circuit", "study"):
+        Path(what).mkdir()
+        Path(what, "meta.json").write_text(f'{{"meta": {{"what": "{what}"}}}}')
     result = call("report", *words)
     assert result.exit_code == 2
     assert told in result.stderr.replace("\n", " ")
+
+
+def test_a_run_and_its_circuit_come_on_one_page(call, document, tiny):
+    """The run's page with the circuit's sections, in whatever order the folders are given; Python writes the same."""
+    call("patch", tiny, *HEADS, "--out", "run")
+    document("circuit", "find", tiny, *FEW, "--size", 20, "--out", "found")
+    told = document("report", "found", "run")
+    circuit, score = load_circuit("found"), load_scorecard("found/score")
+    assert told == {
+        "format": "html",
+        "path": "run/report.html",
+        "finding": load("run").finding(),
+        "circuit": circuit.finding(score),
+    }
+    text = page("run")
+    assert 'id="attention"' in text
+    assert 'id="picture"' in text
+    own = load("run").report("own.html", attention=HeadPatterns.load("run"), circuit=circuit, score=score)
+    assert own.read_text(encoding="utf-8") == text
+    assert call("report", "run", "found", "--out", "both.html").exit_code == 0
+    assert Path("both.html").read_text(encoding="utf-8") == text
+
+
+def test_a_circuit_of_another_model_stays_off_the_page(call, document, tiny):
+    shutil.copytree(tiny, "other")
+    model = LlamaForCausalLM.from_pretrained("other")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    model.save_pretrained("other")
+    call("patch", "other", *HEADS, "--out", "run")
+    document("circuit", "find", tiny, *FEW, "--size", 20, "--no-score", "--out", "found")
+    before = page("run")
+    result = call("report", "run", "found")
+    assert result.exit_code == 2
+    assert "give a circuit of the same model" in result.stderr.replace("\n", " ")
+    assert page("run") == before

@@ -32,7 +32,7 @@ def slide(page, edges):
     """Move the slider to the stop of a number of edges."""
     page.evaluate(
         """(edges) => {
-            const stops = JSON.parse(document.getElementById("facts").textContent).stops;
+            const stops = JSON.parse(document.getElementById("circuit-facts").textContent).stops;
             const slider = document.getElementById("slider");
             slider.value = stops.indexOf(edges);
             slider.dispatchEvent(new Event("input"));
@@ -189,7 +189,7 @@ def test_the_edges_can_be_downloaded(visit):
     content = make_content(PLACED, 40, 10)
     page = visit(content)
     with page.expect_download() as waiting:
-        page.click("button[data-save='csv']")
+        page.click("button[data-save='edges']")
     assert waiting.value.suggested_filename == "circuit-ioi-gpt2.csv"
     rows = list(csv.DictReader(io.StringIO(Path(waiting.value.path()).read_text())))
     found = [(row["sender"], row["receiver"], row["place"], row["in_circuit"]) for row in rows]

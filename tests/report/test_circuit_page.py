@@ -1,6 +1,5 @@
 """The page of a circuit: every section says what the content holds, every text stays text, and the page stays small."""
 
-import json
 import re
 from base64 import b64encode
 from hashlib import sha256
@@ -9,23 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from builders_pictures import GPT2, PLACED, make_content, ranked
+from builders_pictures import GPT2, PLACED, facts_of, make_content, ranked, text_of
 from crosspatch.circuits.graph import Graph
 from crosspatch.core.errors import BadInput
 from crosspatch.report import circuit_page, write_circuit
 from crosspatch.report.circuit import stops
 
 EVIL = "</script><img src=x onerror=alert(1)>"
-
-
-def text_of(html):
-    """Give what a reader sees."""
-    body = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", html)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
-
-
-def facts_of(html):
-    return json.loads(re.search(r'<script type="application/json" id="facts">(.*?)</script>', html)[1])
 
 
 @pytest.fixture(scope="module")

@@ -66,10 +66,12 @@ def test_cells_without_a_site_point_nowhere():
 
 
 def test_many_values_are_rounded_and_said_to_be(monkeypatch):
-    monkeypatch.setattr(payload, "MOST_BYTES", 1000)
     effects = make_effects(layers=3, n=8)
+    exact = len(build(effects)[0].numbers)
+    monkeypatch.setattr(payload, "MOST_LETTERS", exact - 1)
     made, _, floats = build(effects)
-    assert made.rounded
+    assert (made.rounded, made.partial) == (True, False)
+    assert len(made.numbers) < exact
     np.testing.assert_allclose(floats[8 * 135 :].reshape(135, 8), effects.raw, rtol=3e-5)
 
 
@@ -80,6 +82,25 @@ def test_too_many_values_leave_only_those_of_the_strongest(monkeypatch):
     assert made.partial
     assert facts["rows"] == [3, 40]
     np.testing.assert_array_equal(floats[8 * 135 :].reshape(2, 8), effects.raw[[3, 40]])
+
+
+def test_what_else_stands_on_the_page_takes_room_from_single_values():
+    """Exact while there is room, then rounded, then of the strongest sites alone, whose values are exact again."""
+    effects = make_effects(layers=3, n=8)
+    room = payload.MOST_LETTERS
+    less = len(build(effects)[0].numbers)
+    for told in ((False, False), (True, False), (False, True)):
+        made = payload.build_payload(effects, effects.drawable(), top=(3, 40), taken=room - less)
+        assert (made.rounded, made.partial) == told
+        assert len(made.numbers) <= less
+        less = len(made.numbers) - 1
+
+
+def test_a_page_without_any_room_still_has_its_means():
+    effects = make_effects(layers=3, n=8)
+    made = payload.build_payload(effects, effects.drawable(), top=(3, 40), taken=payload.MOST_LETTERS)
+    assert (made.rounded, made.partial) == (True, True)
+    assert made.numbers
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

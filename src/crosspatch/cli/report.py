@@ -58,10 +58,13 @@ def report(
 ) -> None:
     """Write the page, or the numbers, of a saved run; of several runs, a page that compares them.
 
+    A run and a circuit of the same model come on one page.
+
     \b
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c --format csv --out -
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c runs/ioi-gemma-3-1b-c92d10
+    crosspatch report runs/ioi-gemma-3-270m-7f3a2c runs/circuit-ioi-gemma-3-270m-51b0e9
     crosspatch report runs/ioi-gemma-3-270m-7f3a2c --format pdf
     """
     from crosspatch import load
@@ -69,7 +72,7 @@ def report(
 
     voice, folder = Voice(json, quiet), folders[0]
     if len(folders) > 1:
-        _write_comparison(folders, form, out or folder / COMPARED, voice)
+        _write_several(folders, form, out, voice)
         return
     if audit_in(folder):
         _write_audit(folder, form, out or folder / PAGE, voice)
@@ -96,25 +99,55 @@ def report(
     voice.show(*ending(effects, folder, path))
 
 
-def _write_comparison(folders: Sequence[Path], form: Format, path: Path, voice: Voice) -> None:
-    """Write the page that compares several runs. Raises BadInput for other forms and for folders without effects."""
+def _write_several(folders: Sequence[Path], form: Format, out: Path | None, voice: Voice) -> None:
+    """Write one page of several folders: runs compared, or a run and its circuit.
+
+    Raises BadInput for other forms, and for folders that do not belong on one page.
+    """
+    if form is not Format.html or out == STANDARD_OUTPUT:
+        raise BadInput("several folders come on one page, written to a file: give one folder for other forms.")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise BadInput("a run cannot be compared with itself: give each folder once.")
+    circuits = [folder for folder in folders if what_in(folder) == "circuit"]
+    runs = [folder for folder in folders if folder not in circuits]
+    for folder in runs:
+        if audit_in(folder) or what_in(folder) == "study":
+            raise BadInput(f"{folder} holds no run of patching: only effects of sites can be compared.")
+    if not circuits:
+        _write_comparison(runs, out or folders[0] / COMPARED, voice)
+    elif len(runs) == len(circuits) == 1:
+        _write_with_circuit(runs[0], circuits[0], out or runs[0] / PAGE, voice)
+    else:
+        raise BadInput(
+            f"{len(runs)} runs and {len(circuits)} circuits do not come on one page: give one run and one circuit. "
+            "Circuits are compared by: crosspatch circuit compare DIR DIR"
+        )
+
+
+def _write_comparison(folders: Sequence[Path], path: Path, voice: Voice) -> None:
+    """Write the page that compares several runs. Raises BadInput for runs that cannot be compared."""
     from crosspatch import load
     from crosspatch.report.compare import compare_page
 
-    if form is not Format.html or path == STANDARD_OUTPUT:
-        raise BadInput("several runs are compared on a page, written to a file: give one run for other forms.")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise BadInput("a run cannot be compared with itself: give each folder once.")
-    for folder in folders:
-        if audit_in(folder) or what_in(folder) in ("circuit", "study"):
-            raise BadInput(f"{folder} holds no run of patching: only effects of sites can be compared.")
     names = [folder.resolve().name for folder in folders]
     names = names if len(set(names)) == len(names) else list(map(str, folders))
     found = [load(folder) for folder in folders]
     written = compare_page(list(zip(names, found, strict=True)), path)
     findings = {name: effects.finding() for name, effects in zip(names, found, strict=True)}
-    voice.document({"format": form.value, "path": written, "findings": findings})
+    voice.document({"format": Format.html.value, "path": written, "findings": findings})
     voice.show(*(f"{name}: {finding}" for name, finding in findings.items()), f"report → {written}")
+
+
+def _write_with_circuit(folder: Path, circuit_folder: Path, path: Path, voice: Voice) -> None:
+    """Write a run's page with a circuit and its scores on it. Raises BadInput for a circuit of another model."""
+    from crosspatch import load
+    from crosspatch.cli.circuit_folder import load_circuit_of, load_score_of
+
+    effects, circuit, score = load(folder), load_circuit_of(circuit_folder), load_score_of(circuit_folder)
+    written = effects.report(path, **beside_in(folder, effects), circuit=circuit, score=score)
+    told = circuit.finding(score)
+    voice.document({"format": Format.html.value, "path": written, "finding": effects.finding(), "circuit": told})
+    voice.show(effects.finding(), told, f"report → {written}")
 
 
 def _write_audit(folder: Path, form: Format, path: Path, voice: Voice) -> None:

@@ -307,15 +307,25 @@ class Effects:
         except (KeyError, TypeError, ValueError, LookupError) as error:
             raise CorruptFile(f"{str(folder)!r} holds no effects as crosspatch writes them: {error}.") from error
 
-    def report(self, path: str | Path, *, attention: Any = None, others: Sequence["Effects"] = ()) -> Path:
+    def report(
+        self,
+        path: str | Path,
+        *,
+        attention: Any = None,
+        others: Sequence["Effects"] = (),
+        circuit: Any = None,
+        score: Any = None,
+    ) -> Path:
         """Write one self-contained HTML page; give its path. Raises BadInput if it cannot be written.
 
         `attention`, the `lenses.HeadPatterns` of the same model and task, shows what a head attends to when clicked;
-        `others`, the same sweep by other metrics, are compared with this one.
+        `others`, the same sweep by other metrics, are compared with this one; a `circuit` of the same model, and its
+        `score`, have sections of their own.
         """
-        from crosspatch.report import write_page
+        from crosspatch.report import content_of_circuit, write_page
 
-        return write_page(self, path, attention=attention, others=others)
+        content = None if circuit is None else content_of_circuit(circuit, score)
+        return write_page(self, path, attention=attention, others=others, circuit=content)
 
     @cached_property
     def _memo(self) -> dict[Any, Any]:

@@ -16,7 +16,7 @@ from crosspatch.referee.compare import inflations, single_sites
 from crosspatch.referee.rules import INFLATED
 from crosspatch.report import sections
 from crosspatch.report.correlations import correlation_bar, correlation_svg
-from crosspatch.report.frame import clean_text, page_style, policy, template
+from crosspatch.report.frame import clean_text, page_script, page_style, policy, template
 from crosspatch.report.set_up import DIRECTIONS, corruption_words, shared_ends
 
 if TYPE_CHECKING:
@@ -56,15 +56,6 @@ STYLE = """
 .way > p.off { font-style: italic; }
 .share .back { fill: var(--line); }
 """
-SCRIPT = """
-for (const button of document.querySelectorAll("button[data-copy]")) {
-  button.addEventListener("click", () => {
-    const text = document.getElementById("command").textContent;
-    navigator.clipboard.writeText(text).then(() => { button.textContent = "copied"; });
-  });
-}
-document.documentElement.dataset.ready = "yes";
-"""
 
 
 def write_audit(audit: "Audit", path: str | Path) -> Path:
@@ -79,15 +70,16 @@ def write_audit(audit: "Audit", path: str | Path) -> Path:
 
 def audit_html(audit: "Audit") -> str:
     """Give the page as text."""
-    main, style = audit.effects[audit.main], page_style() + STYLE
+    main = audit.effects[audit.main]
+    style, script = page_style() + STYLE, page_script("plain.js")
     about = dict(audit.provenance)
     command = about.pop("command", None)
     html = template("audit.html").render(
         audit=audit,
         effects=main,
         style=style,
-        script=SCRIPT,
-        policy=policy(style, SCRIPT),
+        script=script,
+        policy=policy(style, script),
         sentences=_sentences(audit.verdict()),
         chips=chips(audit),
         findings=cards(audit.findings),

@@ -43,22 +43,29 @@ def write_circuit(content: CircuitContent, path: str | Path) -> Path:
 def circuit_page(content: CircuitContent) -> str:
     """Give the page as text."""
     style, script = page_style() + read_asset("network.css"), page_script("network.js")
-    about = dict(content.provenance)
-    command = about.pop("command", None)
     html = template("circuit.html").render(
         content=content,
+        circuit=show_circuit(content),
         style=style,
         script=script,
         policy=policy(style, script),
-        curves=_curves(content),
-        kl=_kl(content),
-        lines=[(line, with_interval(line.value, line.low, line.high, digits=3)) for line in content.lines],
-        command=str(command) if command else "",
-        provenance=sections.flat(about),
-        **_picture(content),
-        **_edges(content),
+        command=str(content.provenance.get("command") or ""),
     )
     return clean_text(html)
+
+
+def show_circuit(content: CircuitContent, *, drawn: int = MOST_DRAWN, listed: int = MOST_LISTED) -> dict[str, Any]:
+    """Put together what the sections of a circuit show: at most `drawn` edges in the picture, `listed` in the table."""
+    return {
+        "content": content,
+        "warnings": content.warnings,
+        "curves": _curves(content),
+        "kl": _kl(content),
+        "lines": [(line, with_interval(line.value, line.low, line.high, digits=3)) for line in content.lines],
+        "provenance": sections.flat({name: value for name, value in content.provenance.items() if name != "command"}),
+        **_picture(content, drawn),
+        **_edges(content, listed),
+    }
 
 
 def chips(content: CircuitContent, network: Network) -> list[tuple[str, str]]:
@@ -86,8 +93,8 @@ def stops(total: int, size: int, measured: Sequence[float]) -> list[int]:
     return sorted(found)
 
 
-def _picture(content: CircuitContent) -> dict[str, Any]:
-    drawn = min(len(content.edges), MOST_DRAWN)
+def _picture(content: CircuitContent, most: int) -> dict[str, Any]:
+    drawn = min(len(content.edges), most)
     network = lay_out_network(content.graph, content.edges[:drawn], content.scores[:drawn])
     size = min(content.size, drawn)
     title = f"{content.model} · {content.task}".strip(" ·") or "Circuit"
@@ -147,8 +154,8 @@ def _kl(content: CircuitContent) -> dict[str, str] | None:
     return {"svg": strip, "most": number(most), "mean": number(mean), "count": f"{len(there):,}"}
 
 
-def _edges(content: CircuitContent) -> dict[str, Any]:
-    listed = list(zip(content.edges[:MOST_LISTED], content.scores[:MOST_LISTED], strict=True))
+def _edges(content: CircuitContent, most: int) -> dict[str, Any]:
+    listed = list(zip(content.edges[:most], content.scores[:most], strict=True))
     rows = [
         {
             "rank": rank + 1,

@@ -26,7 +26,7 @@ class Entry:
 
 def collection_html(title: str, entries: Sequence[Entry], code: str = "") -> str:
     """Give the page of some findings as text; `code` is Python that finds them anew."""
-    style, script = page_style(), page_script("collection.js")
+    style, script = page_style(), page_script("plain.js")
     html = template("collection.html").render(
         title=title,
         style=style,

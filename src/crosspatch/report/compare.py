@@ -16,9 +16,8 @@ from crosspatch.report.contrast import Run, check_shared, contrast, same_pairs, 
 from crosspatch.report.frame import clean_text, page_script, page_style, policy, template
 from crosspatch.report.payload import (
     COLUMNS,
-    MOST_VALUES,
     deflated,
-    pack_all,
+    pack_fitting,
     panel_facts,
     summary_columns,
     to_script_json,
@@ -162,8 +161,7 @@ def _data(results: Sequence[Run], shared: _Shared) -> dict[str, str]:
         rows.append(np.pad(values, ((0, 0), (0, most - effects.n)), constant_values=np.nan))
         names += [f"{name} · {site}" for site in part.sites]
     single = np.concatenate(rows)
-    partial = single.size > MOST_VALUES
-    numbers, _ = pack_all(np.concatenate(columns, axis=1), single[:0] if partial else single)
+    numbers, _, partial = pack_fitting(np.concatenate(columns, axis=1), single, single[:0])
     facts = _facts(shared, n=most, sites=len(names)) | {
         "rows": [] if partial else None,
         "panels": [panels[kind, i] for kind in shared.kinds for i in range(len(results)) if (kind, i) in panels],

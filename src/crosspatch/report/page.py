@@ -16,7 +16,9 @@ from crosspatch.engine.wording import ends, metric_words, normalisation_words
 from crosspatch.lenses import HeadPatterns
 from crosspatch.report import sections
 from crosspatch.report.attention import attention_of
-from crosspatch.report.frame import clean_text, page_script, page_style, policy, template
+from crosspatch.report.circuit_beside import circuit_beside, letters_of
+from crosspatch.report.circuit_content import CircuitContent
+from crosspatch.report.frame import clean_text, page_script, page_style, policy, read_asset, template
 from crosspatch.report.metrics import compare_metrics
 from crosspatch.report.payload import Payload, build_payload
 from crosspatch.report.set_up import how_lines, kicker
@@ -27,28 +29,42 @@ TOP_ROWS, UNIT_ROWS = 20, 8
 
 
 def write_page(
-    effects: Effects, path: str | Path, *, attention: HeadPatterns | None = None, others: Sequence[Effects] = ()
+    effects: Effects,
+    path: str | Path,
+    *,
+    attention: HeadPatterns | None = None,
+    others: Sequence[Effects] = (),
+    circuit: CircuitContent | None = None,
 ) -> Path:
     """Write effects as one HTML file without any reference to the network; give its path.
 
     With `attention`, a head that is clicked in its map shows what it attends to; `others` are the same sweep by other
-    metrics, which the page compares. Raises BadInput if the file cannot be written, for attention of another model or
-    other prompts, and for others that are not of the same sweep.
+    metrics, which the page compares; `circuit` and how faithful it is have sections of their own. Raises BadInput if
+    the file cannot be written, for attention of another model or other prompts, for others that are not of the same
+    sweep, and for a circuit of another model.
     """
     path = Path(path)
-    html = page_html(effects, attention=attention, others=others)
+    html = page_html(effects, attention=attention, others=others, circuit=circuit)
     write_whole(path, html.encode("utf-8", errors="replace"))
     return path
 
 
-def page_html(effects: Effects, *, attention: HeadPatterns | None = None, others: Sequence[Effects] = ()) -> str:
-    """Give the page as text. Raises BadInput for attention and others as `write_page` does."""
+def page_html(
+    effects: Effects,
+    *,
+    attention: HeadPatterns | None = None,
+    others: Sequence[Effects] = (),
+    circuit: CircuitContent | None = None,
+) -> str:
+    """Give the page as text. Raises BadInput for attention, others and a circuit as `write_page` does."""
     grids, claim = effects.drawable(), effects.claim()
     rows = list(effects.top(TOP_ROWS))
     strongest = [row for kind in effects.kinds for row in effects.top(1, kind=kind)]
     heads = [row for grid in grids if _has_units(grid) for row in effects.top(UNIT_ROWS, kind=grid.kind)]
     inside = attention_of(effects, attention, heads) if heads else None
-    payload = build_payload(effects, grids, top=sorted({row.index for row in (*rows, *strongest, *heads)}))
+    beside = circuit_beside(effects, circuit)
+    top = sorted({row.index for row in (*rows, *strongest, *heads)})
+    payload = build_payload(effects, grids, top=top, taken=letters_of(beside))
     html = template("page.html").render(
         finding=effects.finding(),
         chips=sections.chips(effects),
@@ -57,7 +73,8 @@ def page_html(effects: Effects, *, attention: HeadPatterns | None = None, others
         attention=inside,
         verified=verification(effects),
         metrics=compare_metrics(effects, others),
-        **_frame(effects, ("viz.js", "board.js", "attention.js") if inside else ("viz.js",)),
+        circuit=beside,
+        **_frame(effects, attention=inside is not None, circuit=circuit is not None),
         **_set_up(effects),
         **_drawings(effects, grids, best=None if claim.row is None else claim.row.index),
         **_tables(effects, rows, payload=payload),
@@ -65,8 +82,10 @@ def page_html(effects: Effects, *, attention: HeadPatterns | None = None, others
     return clean_text(html)
 
 
-def _frame(effects: Effects, scripts: Sequence[str]) -> dict[str, Any]:
-    style, script = page_style(), page_script(*scripts)
+def _frame(effects: Effects, *, attention: bool, circuit: bool) -> dict[str, Any]:
+    style = page_style() + (read_asset("network.css") if circuit else "")
+    scripts = ["viz.js", *(("board.js", "attention.js") if attention else ()), *(("network.js",) if circuit else ())]
+    script = page_script(*scripts)
     return {"effects": effects, "style": style, "script": script, "policy": policy(style, script)}
 
 

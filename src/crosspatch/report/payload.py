@@ -16,7 +16,7 @@ from crosspatch.engine.effects import Effects, ExampleView, Grid
 
 COLUMNS = ("mean", "low", "high", "raw_mean", "raw_low", "raw_high", "q", "pairs")
 MOST_VALUES = 120_000  # single values a page carries; beyond, only the strongest sites keep theirs
-MOST_BYTES = 150_000  # of exact values, packed; beyond, they are rounded
+MOST_LETTERS = 162_000  # of packed values, and of what else a page has that is not always there: 300 KB in all
 _DROPPED_BITS = 9  # leaves 15 significant bits: 2e-5 of a value, the size of float32 noise between batch sizes
 
 
@@ -31,17 +31,19 @@ class Payload:
     partial: bool
 
 
-def build_payload(effects: Effects, grids: Sequence[Grid], *, top: Sequence[int]) -> Payload:
-    """Gather all that the page shows: every cell of the grids and the sites of the top table."""
+def build_payload(effects: Effects, grids: Sequence[Grid], *, top: Sequence[int], taken: int = 0) -> Payload:
+    """Gather all that the page shows: every cell of the grids and the sites of the top table.
+
+    What else stands on the page has `taken` so many letters of its budget.
+    """
     shown_sites = sorted({int(i) for grid in grids for i in grid.index[grid.index >= 0]} | set(top))
     part = effects.only(shown_sites)
     place = {site: number for number, site in enumerate(shown_sites)}
-    partial = part.raw.size > MOST_VALUES
-    rows = [place[site] for site in top] if partial else list(range(len(shown_sites)))
+    strongest = [place[site] for site in top]
     summary = summary_columns(part, effects.q_values()[shown_sites])
-    numbers, rounded = pack_all(summary, part.raw[rows])
+    numbers, rounded, partial = pack_fitting(summary, part.raw, part.raw[strongest], taken=taken)
     facts = _facts(effects, part)
-    facts |= {"rows": rows if partial else None, "panels": [panel_facts(grid, place) for grid in grids]}
+    facts |= {"rows": strongest if partial else None, "panels": [panel_facts(grid, place) for grid in grids]}
     names = deflated("\n".join(map(str, part.sites)).encode())
     return Payload(to_script_json(facts), names, numbers, rounded, partial)
 
@@ -66,11 +68,22 @@ def deflated(content: bytes) -> str:
     return b64encode(zlib.compress(content, 9)).decode("ascii")
 
 
-def pack_all(summary: np.ndarray, raw: np.ndarray) -> tuple[str, bool]:
-    """Pack exactly where that is small enough, else rounded; tell whether it was rounded."""
-    values = np.concatenate([summary.ravel(), raw.ravel()]).astype(np.float32)
-    exact = pack(values)
-    return (exact, False) if len(exact) <= MOST_BYTES else (pack(values, drop=_DROPPED_BITS), True)
+def pack_fitting(
+    summary: np.ndarray, raw: np.ndarray, strongest: np.ndarray, *, taken: int = 0
+) -> tuple[str, bool, bool]:
+    """Pack within the page's budget: exactly, else rounded, else with the single values of the strongest sites alone.
+
+    Tells whether values were rounded, and whether single ones were left out.
+    """
+    text, rounded, partial = "", False, False
+    for single, drop in ((raw, 0), (raw, _DROPPED_BITS), (strongest, 0), (strongest, _DROPPED_BITS)):
+        if single is raw and raw.size > MOST_VALUES:
+            continue
+        values = np.concatenate([summary.ravel(), single.ravel()]).astype(np.float32)
+        text, rounded, partial = pack(values, drop=drop), drop > 0, single is not raw
+        if len(text) + taken <= MOST_LETTERS:
+            break
+    return text, rounded, partial
 
 
 def summary_columns(part: Effects, q: np.ndarray) -> np.ndarray:

@@ -56,6 +56,19 @@ const page = (() => {
     document.querySelectorAll(selector).forEach((button) => button.addEventListener("click", () => act(button)));
   }
 
+  onClick("button[data-copy]", copy);
+
+  // A page is ready when all its scripts are: each calls `begin`, and what that gives once it is done.
+  let waiting = 0;
+
+  function begin() {
+    waiting += 1;
+    return () => {
+      waiting -= 1;
+      if (waiting === 0) document.documentElement.dataset.ready = "yes";
+    };
+  }
+
   // Bytes that a script element holds deflated, in base64.
   async function inflate(id) {
     const text = document.getElementById(id).textContent;
@@ -77,5 +90,5 @@ const page = (() => {
 
   const quoted = (text) => `"${text.replaceAll('"', '""')}"`;
 
-  return { tip, element, shape, format, showTip, save, copy, onClick, inflate, moved, quoted };
+  return { tip, element, shape, format, showTip, save, onClick, begin, inflate, moved, quoted };
 })();

@@ -1,8 +1,9 @@
 // A circuit's interactivity: how many edges, what leads to a node and what it leads to, names under the pointer.
 "use strict";
 (() => {
-  const { tip, element, format, save, copy, onClick, quoted } = page;
-  const facts = JSON.parse(document.getElementById("facts").textContent);
+  const done = page.begin();
+  const { tip, element, format, save, onClick, quoted } = page;
+  const facts = JSON.parse(document.getElementById("circuit-facts").textContent);
   const live = document.getElementById("live");
   const svg = document.querySelector("svg.network");
   const state = { shown: facts.size, picked: -1, hot: -1 };
@@ -280,7 +281,6 @@
   }
 
   if (svg) wirePicture();
-  onClick("button[data-save='csv']", () => save(`${facts.name}.csv`, "text/csv", csv()));
-  onClick("button[data-copy]", copy);
-  document.documentElement.dataset.ready = "yes";
+  onClick("button[data-save='edges']", () => save(`${facts.name}.csv`, "text/csv", csv()));
+  done();
 })();

@@ -1,7 +1,8 @@
 // The page of a study: a map's cells are named under the pointer and by arrow keys, from the table below it.
 "use strict";
 (() => {
-  const { tip, element, shape, copy, onClick } = page;
+  const done = page.begin();
+  const { tip, element, shape } = page;
   const live = document.getElementById("live");
   const STEP = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
@@ -72,6 +73,5 @@
   }
 
   document.querySelectorAll("figure[data-map]").forEach(listen);
-  onClick("button[data-copy]", copy);
-  document.documentElement.dataset.ready = "yes";
+  done();
 })();

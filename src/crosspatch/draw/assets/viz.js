@@ -1,7 +1,8 @@
 // The page's interactivity: exact values under the pointer or the keyboard, kept cells, scales, downloads. No network.
 "use strict";
 (() => {
-  const { tip, element, shape, format, save, copy, onClick, inflate, moved, quoted } = page;
+  const done = page.begin();
+  const { tip, element, shape, format, save, onClick, inflate, moved, quoted } = page;
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const figures = [...document.querySelectorAll("figure[data-panel]")];
   const live = document.getElementById("live");
@@ -288,10 +289,9 @@
     onClick("button[data-own]", (button) => ((state.own = button.dataset.own === "yes"), redraw()));
     onClick("button[data-save='csv']", () => save(`${facts.name}.csv`, "text/csv", csv()));
     onClick("button[data-save='json']", () => save(`${facts.name}.json`, "application/json", json()));
-    onClick("button[data-copy]", copy);
     panels.forEach(listen);
     redraw();
-    document.documentElement.dataset.ready = "yes";
+    done();
   }
 
   Promise.all([inflate("numbers"), inflate("names")]).then(([numbers, names]) => {
