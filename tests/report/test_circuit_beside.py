@@ -54,6 +54,13 @@ def test_the_circuit_says_what_its_own_page_says():
     assert f"model {EFFECTS.model}" not in chips
 
 
+def test_provenance_that_both_share_stands_once():
+    both, own = {"settings": {"model_hash": "aa"}}, {"settings": {"model_hash": "aa", "by": "eap-ig"}}
+    text = text_of(page_html(replace(EFFECTS, provenance=both), circuit=content_of(provenance=own)))
+    assert text.count("model hash") == 1
+    assert "settings · by eap-ig" in text[text.index("Where the circuit comes from") :]
+
+
 def test_without_a_circuit_nothing_of_it_is_on_the_page():
     html = page_html(EFFECTS)
     for trace in ("circuit", "network", 'id="edges"', 'id="slider"'):

@@ -4,6 +4,7 @@ from typing import Any
 
 from crosspatch.core.errors import BadInput
 from crosspatch.engine.effects import Effects
+from crosspatch.report import sections
 from crosspatch.report.circuit import show_circuit
 from crosspatch.report.circuit_content import CircuitContent
 from crosspatch.report.frame import read_asset
@@ -28,8 +29,12 @@ def circuit_beside(effects: Effects, content: CircuitContent | None) -> dict[str
             "model, or write its own page."
         )
     made = show_circuit(content, drawn=MOST_DRAWN, listed=MOST_LISTED)
-    chips = [chip for chip in made["chips"] if chip[0] != "model"]
-    return made | {"chips": chips, "warnings": (*_other_task(effects, content), *content.warnings)}
+    said = set(sections.flat(effects.provenance))  # once is enough
+    return made | {
+        "chips": [chip for chip in made["chips"] if chip[0] != "model"],
+        "warnings": (*_other_task(effects, content), *content.warnings),
+        "provenance": [line for line in made["provenance"] if line not in said],
+    }
 
 
 def letters_of(beside: dict[str, Any] | None) -> int:
