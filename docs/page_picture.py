@@ -42,6 +42,7 @@ def photograph(page: Page) -> None:
     for key in (*["ArrowDown"] * 6, *["ArrowRight"] * 3, "Enter"):  # head 11.3 moves the name
         page.keyboard.press(key)
     page.locator("#attention-view").wait_for()
+    page.select_option("#choose-weighting", "value")
     page.evaluate("document.activeElement.blur()")
     page.wait_for_timeout(300)
     top, shown = (page.locator(each).bounding_box() for each in ("#units", "#attention-view"))

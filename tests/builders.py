@@ -153,9 +153,11 @@ def make_patterns(effects: Effects, *, heads: int = 4, pairs: int = 8, runs: Seq
     """Make causal attention of all heads on the first pairs of effects; head [11, 2] looks from the end at S1."""
     rng = np.random.default_rng(seed)
     chosen = tuple((layer, head) for layer in range(effects.layers) for head in range(heads))
-    patterns, tokens = [], []
+    patterns, tokens, written = [], [], []
     for example in effects.examples[:pairs]:
         n = len(example.clean_tokens)
+        written.append(np.random.default_rng(n).gamma(4.0, 1.0, (len(runs), len(chosen), n)).astype(np.float32))
+        written[-1][..., 0] = 0.1  # the first key is attended to for nothing
         scores = rng.normal(0, 2, (len(runs), len(chosen), n, n)) + 3 * (np.arange(n) == 0)
         if (11, 2) in chosen and n == 15:
             scores[0, chosen.index((11, 2)), 14, 4] = 9.0
@@ -164,5 +166,5 @@ def make_patterns(effects: Effects, *, heads: int = 4, pairs: int = 8, runs: Seq
         patterns.append(np.rint(weights * 255).astype(np.uint8))
         tokens.append(tuple(getattr(example, f"{run}_tokens") for run in runs))
     about = {"model": effects.model, "task": effects.task, "layers": effects.layers, "pairs": effects.n}
-    sizes = {"heads": heads, "kv_heads": 1, "chosen": chosen, "runs": tuple(runs)}
-    return HeadPatterns(**about, **sizes, patterns=tuple(patterns), tokens=tuple(tokens))
+    shape = {"heads": heads, "kv_heads": 1, "chosen": chosen, "runs": tuple(runs)}
+    return HeadPatterns(**about, **shape, patterns=tuple(patterns), tokens=tuple(tokens), sizes=tuple(written))

@@ -35,13 +35,38 @@ def test_bytes_are_the_views_weights(kept, run):
         assert len(kept.tokens[example][run]) == n
 
 
+@pytest.mark.parametrize("run", [0, 1])
+def test_sizes_make_of_attention_what_the_view_weights_it_by(kept, run):
+    """Attention times size is the view's "value" weighting, which tests compare with the projection by hand."""
+    view = attention(opened("llama"), TASK, ALL, run=kept.runs[run], weighting="value")
+    plain = attention(opened("llama"), TASK, ALL, run=kept.runs[run])
+    for example, pair in enumerate(TASK.pairs):
+        n = len(pair.clean)
+        found = plain.patterns[example, :, :n, :n] * kept.sizes[example][run][:, None]
+        np.testing.assert_allclose(found, view.patterns[example, :, :n, :n], rtol=1e-5)
+
+
+def test_heads_whose_output_is_not_known_have_no_sizes():
+    model = opened("llama")
+    points = {kind: point for kind, point in model.anatomy.points.items() if kind != "attn.head"}
+    bare = replace(model, anatomy=replace(model.anatomy, points=points))
+    made = read_head_patterns(bare, TASK)
+    assert made.sizes == ()
+    np.testing.assert_array_equal(made.patterns[0], read_head_patterns(model, TASK).patterns[0])
+
+
+def test_folders_of_earlier_versions_have_no_sizes(kept, tmp_path):
+    replace(kept, sizes=()).save(tmp_path)
+    assert HeadPatterns.load(tmp_path).sizes == ()
+
+
 def test_it_comes_back_from_disk_as_it_was(kept, tmp_path):
     kept.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attention.json", "attention.safetensors"]
     back = HeadPatterns.found(tmp_path)
     for name in ("model", "task", "layers", "heads", "kv_heads", "pairs", "chosen", "runs", "tokens"):
         assert getattr(back, name) == getattr(kept, name)
-    for mine, theirs in zip(kept.patterns, back.patterns, strict=True):
+    for mine, theirs in zip((*kept.patterns, *kept.sizes), (*back.patterns, *back.sizes), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert HeadPatterns.found(tmp_path / "nowhere") is None
 
@@ -59,6 +84,8 @@ def test_shapes_must_agree(kept):
         replace(kept, chosen=kept.chosen[:-1])
     with pytest.raises(BadInput, match="one array"):
         replace(kept, tokens=kept.tokens[:-1])
+    with pytest.raises(BadInput, match="sizes need"):
+        replace(kept, sizes=kept.sizes[:-1])
 
 
 def test_what_does_not_fit_is_left_out():
@@ -71,6 +98,8 @@ def test_what_does_not_fit_is_left_out():
     few = read_head_patterns(model, TASK, room=sizes[0] // 4, first=[(2, 1), (0, 3)])
     assert few.chosen == ((2, 1), (0, 3), (0, 0))
     np.testing.assert_array_equal(few.patterns[0], one.patterns[0][:, [9, 3, 0]])
+    np.testing.assert_array_equal(few.sizes[0], one.sizes[0][:, [9, 3, 0]])
+    np.testing.assert_array_equal(one.part(1, [9, 3]).sizes[0], one.sizes[0][:, [9, 3]])
 
 
 def test_prompts_too_long_are_refused(monkeypatch):

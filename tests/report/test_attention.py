@@ -31,12 +31,28 @@ def unpacked(text):
 def test_bytes_come_out_pair_by_pair_head_by_head_run_by_run():
     made = attention.attention_of(EFFECTS, PATTERNS, rows())
     facts = json.loads(made.facts)
-    found = unpacked(made.numbers).reshape(8, 72, 2, 15, 15)
+    cells = 8 * 72 * 2 * 15 * 15
+    found = unpacked(made.numbers)[:cells].reshape(8, 72, 2, 15, 15)
     np.testing.assert_array_equal(found, np.stack([pattern.swapaxes(0, 1) for pattern in PATTERNS.patterns]))
+    written = unpacked(made.numbers)[cells:].reshape(8, 72, 2, 15) / 255 * np.array(facts["sizes"])[:, :, None, None]
+    np.testing.assert_allclose(written, np.stack([sizes.swapaxes(0, 1) for sizes in PATTERNS.sizes]), atol=0.05)
     assert facts["heads"][46] == [11, 2]
     assert facts["pairs"][0]["names"] == {"2": "IO", "4": "S1", "5": "S1+1", "10": "S2", "14": "end"}
     assert facts["pairs"][0]["tokens"][1][10] == "Lucy"
     assert made.note == "Attention of all 72 heads on the first 8 pairs of 24 is on this page."
+
+
+def test_attention_without_sizes_is_shown_as_it_is():
+    plain = replace(PATTERNS, sizes=())
+    made = attention.attention_of(EFFECTS, plain, rows())
+    assert json.loads(made.facts)["sizes"] == []
+    assert 'id="choose-weighting"' not in page_html(EFFECTS, attention=plain)
+    assert 'id="choose-weighting"' in page_html(EFFECTS, attention=PATTERNS)
+
+
+def test_heads_that_write_nothing_have_no_size():
+    silent = replace(PATTERNS, sizes=tuple(np.zeros_like(sizes) for sizes in PATTERNS.sizes))
+    assert not unpacked(attention.packed(silent))[8 * 72 * 2 * 15 * 15 :].any()
 
 
 def test_the_table_needs_no_script():
@@ -97,7 +113,8 @@ def test_no_more_than_a_megabyte():
         effects, examples=tuple(replace(e, clean_tokens=long, corrupt_tokens=long) for e in effects.examples)
     )
     noise = np.random.default_rng(0).integers(0, 256, (2, 72, 150, 150), dtype=np.uint8)
-    patterns = replace(PATTERNS, patterns=(noise,) * 2, tokens=((long, long),) * 2)
+    sizes = np.random.default_rng(1).gamma(4.0, 1.0, (2, 72, 150)).astype(np.float32)
+    patterns = replace(PATTERNS, patterns=(noise,) * 2, sizes=(sizes,) * 2, tokens=((long, long),) * 2)
     made = attention.attention_of(effects, patterns, rows(effects))
     assert len(made.numbers) <= attention.MOST_LETTERS
     assert "heads with the strongest effects, of 72, on the first pair" in made.note

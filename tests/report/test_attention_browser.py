@@ -1,5 +1,6 @@
 """Heads in Chromium: a click or Enter opens what a head attends to, in both runs; Escape closes it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -114,6 +115,25 @@ def test_pointer_and_keyboard_tell_every_weight(visit, path):
     page.mouse.move(5, 5)
     page.mouse.move(*where)
     assert page.locator("#tip").inner_text() == tip
+
+
+def test_attention_is_weighted_by_what_is_written(visit, path):
+    """The tip is the byte times the size that was kept; both boards share a scale, which the words name."""
+    page = opened(visit(path))
+    plain = page.locator("#attention-view .most").all_inner_texts()
+    page.select_option("#choose-weighting", "value")
+    kept = make_patterns(EFFECTS)
+    weights = kept.patterns[0][:, 46] / 255 * kept.sizes[0][:, 46, None]
+    most = re.search(r"\(at most (.+)\)", page.locator("#attention-about").inner_text())
+    assert float(most[1]) == pytest.approx(float(weights.max()), abs=0.02)
+    pixel(page, 1, 10, 4)
+    told = page.locator("#tip .value").inner_text()
+    assert float(told) == pytest.approx(float(weights[1, 10, 4]), abs=0.03)
+    assert weights[0, 14].argmax() == 4
+    assert page.locator(".most").first.inner_text().startswith("end “to” → S1 “John” ")
+    assert page.locator("#attention-view .most").all_inner_texts() != plain
+    page.select_option("#choose-weighting", "pattern")
+    assert page.locator("#attention-view .most").all_inner_texts() == plain
 
 
 def test_focus_goes_back_to_the_map(visit, path):

@@ -10,7 +10,8 @@ import torch
 import crosspatch as xp
 from builders_workbench import PAIR, served, tiny
 from crosspatch.core.errors import BadInput
-from crosspatch.lenses import logit_lens
+from crosspatch.lenses import attention, logit_lens
+from crosspatch.tasks import from_tokens
 from crosspatch.workbench import Limits
 from crosspatch.workbench.code import script_of
 
@@ -172,6 +173,7 @@ def test_attention_is_the_model_s_own(server):
     status, found = server.ask("POST", "attention", {"pair": PAIR, "layer": 1, "head": 3})
     assert status == 200
     module = tiny().module
+    task = from_tokens(*([tiny().tokenizer.encode(PAIR[run])] for run in ("clean", "corrupt")), right=[0])
     for run in ("clean", "corrupt"):
         ids = torch.tensor([tiny().tokenizer.encode(PAIR[run])])
         before = module.config._attn_implementation
@@ -180,6 +182,8 @@ def test_attention_is_the_model_s_own(server):
             own = module(ids, output_attentions=True).attentions[1][0, 3]
         module.set_attn_implementation(before)
         np.testing.assert_allclose(np.array(found[run]) / found["one"], own.numpy(), atol=0.0021)
+        weighted = attention(tiny(), task, "attn.head[1, 3]", run=run, weighting="value").patterns[0, 0]
+        np.testing.assert_allclose(own.numpy() * found["written"][run], weighted, rtol=1e-4, atol=1e-6)
 
 
 def test_the_lens_is_the_logit_lens(server):

@@ -95,6 +95,18 @@ def test_from_typing_to_findings(visit, server, tmp_path):
     assert "layer 2, head 1" in page.inner_text("#attention h3")
     drawn = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0)"
     assert [each.evaluate(drawn) for each in page.locator("#attention canvas").all()] == [True, True]
+    plain = page.locator("#attention figure p").all_inner_texts()
+    page.select_option("#attention select", "value")
+    assert "full colour is" in page.inner_text("#attention")
+    weighted = page.locator("#attention figure p").all_inner_texts()
+    assert weighted != plain
+    page.mouse.click(*place_of(page, "attn.head", 2, 0))
+    page.wait_for_selector("#attention h3:has-text('head 0')")
+    assert page.input_value("#attention select") == "value"
+    page.select_option("#attention select", "pattern")
+    page.mouse.click(*place_of(page, "attn.head", 2, 1))
+    page.wait_for_selector("#attention h3:has-text('head 1')")
+    assert page.locator("#attention figure p").all_inner_texts() == plain
 
     drag(page, place_of(page, "resid.post", 0, 12), place_of(page, "resid.post", 1, 14))
     assert page.inner_text("#chosen") == "6 sites selected"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from crosspatch.core.errors import BadInput, CorruptFile
 from crosspatch.core.store import file_names, read_result, write_result
@@ -23,9 +23,11 @@ KEY_KINDS = ("attn.k", "attn.v")  # what several heads share where keys and valu
 MOST_PAIRS = 8
 MOST_BYTES = 16 << 20  # of all patterns that are kept
 ONE = 255  # the byte that means 1.0
+_SIZES = "sizes-"
 
 Head = tuple[int, int]  # layer, head
 Pattern = UInt8[np.ndarray, "run head _query _key"]  # pairs may have prompts of other lengths
+Sizes = Float32[np.ndarray, "run head _key"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +35,10 @@ class HeadPatterns:
     """Attention of heads on the first pairs of a task.
 
     `patterns[e][r, h]` is the attention of `chosen[h]`, a (layer, head), in run `runs[r]` of pair e: rows are queries,
-    columns keys, 255 means 1.0. `tokens[e][r]` are that prompt's tokens. `layers`, `heads` and `kv_heads` are the
-    model's, `pairs` the task's, so that what is left out can be told. A corrupt run that has the clean tokens with
-    other embeddings is not read: `runs` is ("clean",) then.
+    columns keys, 255 means 1.0. `sizes[e][r, h, k]` is the length of what that head writes when it attends to key k
+    alone; there are none where a head's output is not known, and in folders of earlier versions. `tokens[e][r]` are
+    that prompt's tokens. `layers`, `heads` and `kv_heads` are the model's, `pairs` the task's, so that what is left out
+    can be told. A corrupt run that has the clean tokens with other embeddings is not read: `runs` is ("clean",) then.
 
     Raises BadInput when shapes and names disagree.
     """
@@ -50,6 +53,7 @@ class HeadPatterns:
     runs: tuple[str, ...]
     patterns: tuple[Pattern, ...]
     tokens: tuple[tuple[tuple[str, ...], ...], ...]
+    sizes: tuple[Sizes, ...] = ()
 
     def __post_init__(self) -> None:
         shapes = [pattern.shape for pattern in self.patterns]
@@ -61,6 +65,10 @@ class HeadPatterns:
                 f"patterns of {size[1]} heads in {size[0]} runs need one array [run, head, query, key] a pair, and a "
                 f"token a query and key in every run; given shapes {shapes}."
             )
+        if self.sizes and [each.shape for each in self.sizes] != [shape[:3] for shape in shapes]:
+            raise BadInput(
+                f"sizes need one array [run, head, key] a pair; given {[each.shape for each in self.sizes]}."
+            )
 
     @property
     def group(self) -> int:
@@ -69,20 +77,26 @@ class HeadPatterns:
 
     def part(self, pairs: int, heads: Sequence[int]) -> "HeadPatterns":
         """Keep the first pairs, and the heads at these places of `chosen`."""
-        kept = tuple(np.ascontiguousarray(pattern[:, list(heads)]) for pattern in self.patterns[:pairs])
-        return replace(self, chosen=tuple(self.chosen[i] for i in heads), patterns=kept, tokens=self.tokens[:pairs])
+        patterns, sizes = (
+            tuple(np.ascontiguousarray(each[:, list(heads)]) for each in every[:pairs])
+            for every in (self.patterns, self.sizes)
+        )
+        chosen = tuple(self.chosen[i] for i in heads)
+        return replace(self, chosen=chosen, patterns=patterns, sizes=sizes, tokens=self.tokens[:pairs])
 
     def save(self, folder: str | Path) -> Path:
         """Write attention.safetensors and attention.json into a folder; give it. Raises BadInput if it cannot."""
         names = ("model", "task", "layers", "heads", "kv_heads", "pairs", "chosen", "runs", "tokens")
         meta = {"what": BESIDE, **{name: getattr(self, name) for name in names}}
         arrays = {str(place): pattern for place, pattern in enumerate(self.patterns)}
+        arrays |= {f"{_SIZES}{place}": sizes for place, sizes in enumerate(self.sizes)}
         return write_result(folder, arrays, meta, beside=BESIDE)
 
     @classmethod
     def load(cls, folder: str | Path) -> "HeadPatterns":
         """Read what `save` wrote. Raises BadInput without such a folder, CorruptFile if its content is damaged."""
         arrays, meta = read_result(folder, beside=BESIDE)
+        count = sum(name.startswith(_SIZES) for name in arrays)
         try:
             return cls(
                 model=str(meta["model"]),
@@ -93,7 +107,8 @@ class HeadPatterns:
                 pairs=int(meta["pairs"]),
                 chosen=tuple((int(layer), int(head)) for layer, head in meta["chosen"]),
                 runs=tuple(map(str, meta["runs"])),
-                patterns=tuple(arrays[str(place)] for place in range(len(arrays))),
+                patterns=tuple(arrays[str(place)] for place in range(len(arrays) - count)),
+                sizes=tuple(arrays[f"{_SIZES}{place}"] for place in range(count)),
                 tokens=tuple(tuple(tuple(map(str, run)) for run in pair) for pair in meta["tokens"]),
             )
         except (KeyError, TypeError, ValueError, BadInput) as error:
@@ -149,12 +164,24 @@ def read_head_patterns(
     kept = task.pairs[: _fitting(model, task, runs=len(runs), most=pairs, room=room)]
     chosen = _chosen(model, first, each=len(runs) * len(kept[0].clean) ** 2, room=room)
     prompts = [getattr(pair, run) for pair in kept for run in runs]
-    found: dict[int, np.ndarray] = {}
+    found: dict[int, tuple[np.ndarray, ...]] = {}
     for batch in read_patterns(model, prompts):
+        written = _written(model, chosen, batch.values)
         for row, (place, n) in enumerate(zip(batch.examples, batch.lengths, strict=True)):
             weights = [batch.patterns[layer][row, head, :n, :n].cpu().numpy() for layer, head in chosen]
-            found[place] = np.rint(np.clip(np.stack(weights), 0, 1) * ONE).astype(np.uint8)
+            pattern = np.rint(np.clip(np.stack(weights), 0, 1) * ONE).astype(np.uint8)
+            found[place] = pattern, *(each[row, :, :n] for each in written)
     return _gathered(model, task, found, chosen=chosen, runs=runs)
+
+
+def _written(model: "Model", chosen: Sequence[Head], values: Mapping[int, Any]) -> list[np.ndarray]:
+    """Measure what heads write for each key, `[example, head, key]`; nothing where their output is not known."""
+    from crosspatch.lenses.patterns import written_sizes
+
+    if "attn.head" not in model.anatomy.points:
+        return []
+    sizes = [written_sizes(model, Site("attn.head", *head), values[head[0]]) for head in chosen]
+    return [np.stack([each.cpu().numpy() for each in sizes], axis=1).astype(np.float32)]
 
 
 def _fitting(model: "Model", task: "Task", *, runs: int, most: int, room: int) -> int:
@@ -177,11 +204,20 @@ def _chosen(model: "Model", first: Sequence[Head], *, each: int, room: int) -> l
 
 
 def _gathered(
-    model: "Model", task: "Task", found: Mapping[int, np.ndarray], *, chosen: Sequence[Head], runs: tuple[str, ...]
+    model: "Model",
+    task: "Task",
+    found: Mapping[int, tuple[np.ndarray, ...]],
+    *,
+    chosen: Sequence[Head],
+    runs: tuple[str, ...],
 ) -> HeadPatterns:
     from crosspatch.tasks import token_strings
 
     kept = task.pairs[: len(found) // len(runs)]
+    patterns, *sizes = (
+        tuple(np.stack([found[i * len(runs) + r][what] for r in range(len(runs))]) for i in range(len(kept)))
+        for what in range(len(found[0]))
+    )
     return HeadPatterns(
         model=model.name,
         task=task.name,
@@ -191,6 +227,7 @@ def _gathered(
         pairs=len(task.pairs),
         chosen=tuple(chosen),
         runs=runs,
-        patterns=tuple(np.stack([found[i * len(runs) + r] for r in range(len(runs))]) for i in range(len(kept))),
+        patterns=patterns,
+        sizes=sizes[0] if sizes else (),
         tokens=tuple(tuple(token_strings(model.tokenizer, getattr(pair, run)) for run in runs) for pair in kept),
     )

@@ -8,11 +8,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crosspatch.models.blocks import at_least_single
+from crosspatch.models.blocks import at_least_single, block_list
+from crosspatch.models.hooks import first_tensor
 from crosspatch.models.model import Model
 from crosspatch.models.packed import Packed
 from crosspatch.models.runs import Bench, Lane, Prompts, run_lanes, workbench
+from crosspatch.models.weights import device_of, plain
+from crosspatch.sites import Site
 
+WEIGHTINGS = {"pattern": "attention", "value": "attention × size of value"}
 ROOM = 1 << 30  # bytes of patterns and values held at once
 
 
@@ -91,3 +95,25 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from (tensor for item in value.values() for tensor in _tensors(item))
     elif isinstance(value, tuple | list):
         yield from (tensor for item in value for tensor in _tensors(item))
+
+
+def written_sizes(
+    model: Model, head: Site, values: Float[Tensor, "example kv key d_head"]
+) -> Float[Tensor, "example key"]:
+    """Return the length of what a head writes when it attends to one key alone: its value through the projection.
+
+    Attention times this is the weighting of Kobayashi et al. 2020, "Attention is not only a weight", without their
+    norm.
+    """
+    anatomy, unit = model.anatomy, head.unit or 0
+    point = anatomy.points["attn.head"]
+    projection = plain(block_list(model.module, anatomy)[head.layer or 0].get_submodule(point.path))
+    own = values[:, unit // (anatomy.heads // values.shape[1])]
+    dtype = next(model.module.parameters()).dtype
+    width = max(point.starts) + point.width
+    rows = torch.zeros(*own.shape[:2], width, dtype=dtype, device=own.device)
+    rows[..., point.columns(unit)] = own.to(dtype)
+    rows = rows.to(device_of(projection))
+    with torch.inference_mode():
+        written = first_tensor(projection(rows)) - first_tensor(projection(torch.zeros_like(rows[:1, :1])))
+        return at_least_single(written).norm(dim=-1).to(values.device)

@@ -7,19 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from crosspatch.core.errors import BadInput, MissingExtra, UnknownName
 from crosspatch.core.store import write_result
 from crosspatch.draw import Panel, Scale, clip, colour_bar_svg, heatmap_svg, nice_limit, number, rich_table, shown
 from crosspatch.engine.select import one_layout, star_positions
-from crosspatch.lenses.patterns import read_patterns
-from crosspatch.models.blocks import at_least_single, block_list
-from crosspatch.models.hooks import first_tensor
+from crosspatch.lenses.patterns import WEIGHTINGS, read_patterns, written_sizes
 from crosspatch.models.model import Model
-from crosspatch.models.weights import device_of, plain
 from crosspatch.sites import Site, parse
 from crosspatch.tasks import Task, token_strings
 
@@ -27,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-WEIGHTINGS = {"pattern": "attention", "value": "attention × size of value"}
 RUNS = ("clean", "corrupt")
 MOST = 8  # heads drawn at once
 KINDS = ("attn.head", "attn.pattern")
@@ -179,7 +173,9 @@ def attention(
     widest = max(map(len, prompts))
     patterns = np.full((len(prompts), len(chosen), widest, widest), np.nan, dtype=np.float32)
     for batch in read_patterns(model, prompts):
-        sizes = {head: _sizes(model, head, batch.values[head.layer or 0]) for head in chosen if weighting == "value"}
+        sizes = {
+            head: written_sizes(model, head, batch.values[head.layer or 0]) for head in chosen if weighting == "value"
+        }
         for place, head in enumerate(chosen):
             weights = batch.patterns[head.layer or 0][:, head.unit]
             weights = weights if weighting == "pattern" else weights * sizes[head][:, None]
@@ -215,19 +211,3 @@ def chosen_heads(model: Model, heads: str | Sequence[Site]) -> tuple[Site, ...]:
     if not sites:
         raise BadInput("no heads were given: name some, such as 'attn.head[5, 3]'.")
     return tuple(dict.fromkeys(Site("attn.head", site.layer, site.unit) for site in sites))
-
-
-def _sizes(model: Model, head: Site, values: Float[Tensor, "example kv key d_head"]) -> Float[Tensor, "example key"]:
-    """Return the length of what a head writes when it attends to one key alone: its value through the projection."""
-    anatomy, unit = model.anatomy, head.unit or 0
-    point = anatomy.points["attn.head"]
-    projection = plain(block_list(model.module, anatomy)[head.layer or 0].get_submodule(point.path))
-    own = values[:, unit // (anatomy.heads // values.shape[1])]
-    dtype = next(model.module.parameters()).dtype
-    width = max(point.starts) + point.width
-    rows = torch.zeros(*own.shape[:2], width, dtype=dtype, device=own.device)
-    rows[..., point.columns(unit)] = own.to(dtype)
-    rows = rows.to(device_of(projection))
-    with torch.inference_mode():
-        written = first_tensor(projection(rows)) - first_tensor(projection(torch.zeros_like(rows[:1, :1])))
-        return at_least_single(written).norm(dim=-1).to(values.device)

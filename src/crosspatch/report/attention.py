@@ -1,21 +1,23 @@
 """The attention of heads inside a page: bytes that the browser unpacks, their labels, and what is not shown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from crosspatch.core.errors import BadInput
 from crosspatch.draw import number, shown
 from crosspatch.engine.effects import Effects, ExampleView
 from crosspatch.engine.grids import index_in
 from crosspatch.engine.tables import Row
-from crosspatch.lenses.head_patterns import HEAD_KINDS, KEY_KINDS, ONE, HeadPatterns, rank_heads, swept_head
+from crosspatch.lenses.head_patterns import HEAD_KINDS, KEY_KINDS, ONE, HeadPatterns, Sizes, rank_heads, swept_head
+from crosspatch.lenses.patterns import WEIGHTINGS
 from crosspatch.report.payload import deflated, to_script_json
 
 MOST_LETTERS = 1_000_000  # of base64: what attention may add to a page
+_TINY = np.float32(1e-30)  # a head that writes nothing has no size to divide by
 RUN_WORDS = {"clean": "clean run", "corrupt": "corrupted run"}
 
 
@@ -29,13 +31,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Attention:
-    """What the page holds of attention: JSON, packed bytes, what is not shown, a table that needs no script."""
+    """What the page holds of attention: JSON, packed bytes, what is not shown, a table that needs no script.
+
+    `weightings` are the ways to show it, if there are several.
+    """
 
     facts: str
     numbers: str
     runs: tuple[str, ...]
     note: str
     lines: tuple[Line, ...]
+    weightings: Mapping[str, str]
 
 
 def attention_of(effects: Effects, patterns: HeadPatterns | None, rows: Sequence[Row]) -> Attention | None:
@@ -55,9 +61,12 @@ def attention_of(effects: Effects, patterns: HeadPatterns | None, rows: Sequence
         "kinds": HEAD_KINDS,
         "keys": KEY_KINDS,
         "pairs": [_pair(part, place, effects.examples[place]) for place in range(len(part.patterns))],
+        # What the largest byte of a head's sizes means, over both runs: their boards share a scale.
+        "sizes": [[float(f"{most:.4g}") for most in _most_written(each)] for each in part.sizes],
     }
     lines = tuple(line for row in rows if (line := _line(row, part, effects.examples[0])))
-    return Attention(to_script_json(facts), numbers, runs, note_of(part, patterns), lines)
+    weightings = WEIGHTINGS if part.sizes else {}
+    return Attention(to_script_json(facts), numbers, runs, note_of(part, patterns), lines, weightings)
 
 
 def _check(effects: Effects, patterns: HeadPatterns) -> None:
@@ -106,9 +115,14 @@ def _most(top: int, make: Callable[[int], HeadPatterns], *, most: int) -> tuple[
 
 
 def packed(patterns: HeadPatterns) -> str:
-    """Write all bytes, pair by pair, head by head, run by run, deflated and in base64."""
-    each = (np.ascontiguousarray(pattern.swapaxes(0, 1)).tobytes() for pattern in patterns.patterns)
-    return deflated(b"".join(each))
+    """Write all bytes, pair by pair, head by head, run by run, deflated and in base64: patterns, then sizes."""
+    sizes = (np.rint(each / np.maximum(_most_written(each), _TINY)[:, None] * ONE) for each in patterns.sizes)
+    every = (*patterns.patterns, *(each.astype(np.uint8) for each in sizes))
+    return deflated(b"".join(np.ascontiguousarray(each.swapaxes(0, 1)).tobytes() for each in every))
+
+
+def _most_written(sizes: Sizes) -> Float32[np.ndarray, " head"]:
+    return sizes.max(axis=(0, 2))
 
 
 def note_of(part: HeadPatterns, whole: HeadPatterns) -> str:

@@ -75,7 +75,10 @@ def _beside(model: Model, found: PatchedLogits) -> list[dict[str, Any]]:
 
 
 def attention_of(state: State, asked: AskedHead) -> dict[str, Any]:
-    """Give one head's pattern `[query][key]` in the clean and the corrupt run, with tokens."""
+    """Give one head's pattern `[query][key]` in the clean and the corrupt run, with tokens.
+
+    `written` is the length of what the head writes for each key alone, where that is known.
+    """
     both = _check(state, asked.pair)
     layers, heads = state.model.anatomy.layers, state.model.anatomy.heads
     if asked.layer >= layers or asked.head >= heads:
@@ -89,13 +92,15 @@ def attention_of(state: State, asked: AskedHead) -> dict[str, Any]:
     if found is None:
         found = read_head_patterns(state.model, from_tokens(*([ids] for ids in both), right=[0]), room=PATTERNS)
         state.patterns.add(found, name)
-    weights = found.patterns[0][:, found.chosen.index((asked.layer, asked.head))]
+    place = found.chosen.index((asked.layer, asked.head))
+    weights, sizes = found.patterns[0][:, place], [each[:, place] for each in found.sizes]
     return {
         "layer": asked.layer,
         "head": asked.head,
         "one": ONE,
         "tokens": dict(zip(RUNS, ([*run] for run in found.tokens[0]), strict=True)),
         **{run: values.tolist() for run, values in zip(RUNS, weights, strict=True)},
+        "written": dict(zip(RUNS, sizes[0].tolist(), strict=True)) if sizes else None,
     }
 
 

@@ -1,31 +1,55 @@
 // The attention of a head that is chosen in its map: one board a run, queries from the top down, keys across.
 "use strict";
 (() => {
-  const { tip, element, inflate, moved } = page;
+  const { tip, element, format, inflate, moved } = page;
   const facts = JSON.parse(document.getElementById("attention-facts").textContent);
   const view = document.getElementById("attention-view");
   const figures = [...view.querySelectorAll("figure")];
   const live = document.getElementById("live");
   const chooseHead = document.getElementById("choose-head");
   const choosePair = document.getElementById("choose-pair");
-  const state = { bytes: null, site: null, head: 0, pair: 0, from: null };
+  const chooseWeighting = document.getElementById("choose-weighting");
+  const state = { bytes: null, site: null, head: 0, pair: 0, weighting: "pattern", from: null };
   const ONE = 255;
-  const LEAST = 0.005 * ONE; // below, words would say 0.00
+  const LEAST = 0.005; // of full colour: below, words would say 0.00
   const LISTED = 3; // entries in words under each board
 
   // ---- where the bytes of a head are ----------------------------------------------------------------------------
 
   const sizes = facts.pairs.map((pair) => pair.tokens[0].length);
-  const starts = [];
-  sizes.reduce((sum, n, place) => {
-    starts[place] = sum;
-    return sum + facts.heads.length * facts.runs.length * n * n;
-  }, 0);
+  const blocks = facts.heads.length * facts.runs.length; // of one pair
+  const cells = sizes.reduce((sum, n) => sum + blocks * n * n, 0); // of all patterns; behind them, what heads write
+  const sum = (list) => list.reduce((total, each) => total + each, 0);
+
+  function patternOf(run) {
+    const n = sizes[state.pair];
+    const start = sum(sizes.slice(0, state.pair).map((each) => blocks * each * each));
+    const from = start + (state.head * facts.runs.length + run) * n * n;
+    return Float32Array.from(state.bytes.subarray(from, from + n * n), (byte) => byte / ONE);
+  }
+
+  // The length of what the head writes when it attends to one key alone, key by key.
+  function writtenOf(run) {
+    const n = sizes[state.pair];
+    const from = cells + blocks * sum(sizes.slice(0, state.pair)) + (state.head * facts.runs.length + run) * n;
+    const most = facts.sizes[state.pair][state.head];
+    return Float32Array.from(state.bytes.subarray(from, from + n), (byte) => (byte / ONE) * most);
+  }
+
+  const weighted = () => state.weighting === "value";
 
   function weights(run) {
-    const n = sizes[state.pair];
-    const start = starts[state.pair] + (state.head * facts.runs.length + run) * n * n;
-    return state.bytes.subarray(start, start + n * n);
+    const pattern = patternOf(run);
+    if (!weighted()) return pattern;
+    const written = writtenOf(run);
+    return pattern.map((weight, place) => weight * written[place % written.length]);
+  }
+
+  // What full colour means, the same in all runs.
+  function full() {
+    if (!weighted()) return 1;
+    const most = (run) => weights(run).reduce((one, other) => Math.max(one, other), 1e-30);
+    return Math.max(...facts.runs.map((_, run) => most(run)));
   }
 
   // ---- words -----------------------------------------------------------------------------------------------------
@@ -59,10 +83,11 @@
       if (own === null) return query > 0 && key > 0;
       return (state.site.key ? key : query) === own;
     };
-    const places = [...values.keys()].filter((i) => there(Math.floor(i / n), i % n) && values[i] > LEAST);
+    const least = LEAST * full();
+    const places = [...values.keys()].filter((i) => there(Math.floor(i / n), i % n) && values[i] > least);
     places.sort((a, b) => values[b] - values[a]);
     const told = places.slice(0, LISTED).map((i) => {
-      return `${word(run, Math.floor(i / n))} → ${word(run, i % n)} ${(values[i] / ONE).toFixed(2)}`;
+      return `${word(run, Math.floor(i / n))} → ${word(run, i % n)} ${format(values[i], 2)}`;
     });
     if (!told.length) return "Nothing is attended to here.";
     return told.join(" · ") + (own === null ? ". The first token is left out." : "");
@@ -87,11 +112,11 @@
     const canvas = figure.querySelector("canvas");
     const labels = Array.from({ length: sizes[state.pair] }, (_, at) => label(run, at));
     const strong = (at) => Boolean(pairOf().names[at]);
-    const box = board.draw(canvas, { values: weights(run), one: ONE, labels, strong, width: figure.clientWidth });
+    const box = board.draw(canvas, { values: weights(run), one: full(), labels, strong, width: figure.clientWidth });
     drawOwn(canvas.getContext("2d"), box);
     const told = strongest(run);
     const name = `${headName(state.head)}, ${facts.runs[run]}, pair ${state.pair}`;
-    canvas.setAttribute("aria-label", `Attention of ${name}: ${told}`);
+    canvas.setAttribute("aria-label", `Attention${weighted() ? " × size of value" : ""} of ${name}: ${told}`);
     figure.setAttribute("aria-label", `${name}: arrow keys move over queries (rows) and keys (columns)`);
     figure.parentElement.querySelector(".most").textContent = told;
     boxes[run] = box;
@@ -102,12 +127,16 @@
     if (!state.bytes || view.classList.contains("gone")) return;
     chooseHead.value = String(state.head);
     choosePair.value = String(state.pair);
+    if (chooseWeighting) chooseWeighting.value = state.weighting;
     document.getElementById("attention-about").textContent = about();
     figures.forEach(drawBoard);
   }
 
   function about() {
-    const axes = "Rows are queries, columns keys; the stronger the colour, the more attention (at most 1).";
+    const what = weighted()
+      ? `attention times the length of what the head writes for that key alone (at most ${format(full(), 2)})`
+      : "attention (at most 1)";
+    const axes = `Rows are queries, columns keys; the stronger the colour, the more ${what}.`;
     if (!state.site?.key || facts.group < 2) return axes;
     const first = Math.floor(facts.heads[state.head][1] / facts.group) * facts.group;
     return `${axes} ${state.site.name} is read by heads ${first} to ${first + facts.group - 1}: choose one above.`;
@@ -131,10 +160,10 @@
       tip.className = "";
       return;
     }
-    const value = weights(run)[cell.row * boxes[run].n + cell.column] / ONE;
+    const value = weights(run)[cell.row * boxes[run].n + cell.column];
     tip.replaceChildren(element("b", `${word(run, cell.row)} → ${word(run, cell.column)}`));
     const line = element("div");
-    line.append(element("span", value.toFixed(2), "value"), ` ${facts.runs[run]}`);
+    line.append(element("span", format(value, 2), "value"), ` ${facts.runs[run]}`);
     tip.append(line);
     page.showTip(x, y);
   }
@@ -207,9 +236,10 @@
   }
 
   function change(part, value) {
-    state[part] = Number(value);
+    state[part] = value;
     draw();
-    live.textContent = `${headName(state.head)}, pair ${state.pair}`;
+    const words = chooseWeighting ? [chooseWeighting.selectedOptions[0].textContent] : [];
+    live.textContent = [headName(state.head), `pair ${state.pair}`, ...words].join(", ");
   }
 
   function option(text, value) {
@@ -220,8 +250,9 @@
 
   chooseHead.append(...facts.heads.map((_, place) => option(headName(place), place)));
   choosePair.append(...facts.pairs.map((_, place) => option(`pair ${place}`, place)));
-  chooseHead.addEventListener("change", () => change("head", chooseHead.value));
-  choosePair.addEventListener("change", () => change("pair", choosePair.value));
+  chooseHead.addEventListener("change", () => change("head", Number(chooseHead.value)));
+  choosePair.addEventListener("change", () => change("pair", Number(choosePair.value)));
+  chooseWeighting?.addEventListener("change", () => change("weighting", chooseWeighting.value));
   document.getElementById("attention-close").addEventListener("click", close);
   document.addEventListener("keydown", (event) => event.key === "Escape" && close());
   document.addEventListener("keep", ({ detail }) => {

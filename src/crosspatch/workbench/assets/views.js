@@ -109,34 +109,71 @@ const views = (() => {
 
   // ---- attention -------------------------------------------------------------------------------------------------------
 
-  function pattern(values, one, words, title) {
+  // `values` in rows, one a query; `most` is what full colour means.
+  function pattern(values, most, words, title) {
     const figure = element("figure");
     const canvas = element("canvas");
     const labels = words.map((word, place) => `${place} ${blanks(word)}`);
-    const told = strongest(values, one, labels);
-    const box = board.draw(canvas, { values: values.flat(), one, labels, strong: () => true, width: 400 });
+    const told = strongest(values, labels);
+    const box = board.draw(canvas, { values: values.flat(), one: most, labels, strong: () => true, width: 400 });
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${title}: ${told}`);
     const says = element("p", told, "soft");
     canvas.addEventListener("pointermove", (event) => {
       const at = board.cellAt(canvas, box, event);
-      says.textContent = at ? `${labels[at.row]} → ${labels[at.column]}: ${format(values[at.row][at.column] / one, 2)}` : told;
+      says.textContent = at ? `${labels[at.row]} → ${labels[at.column]}: ${format(values[at.row][at.column], 2)}` : told;
     });
     figure.append(element("h3", title), canvas, says);
     return figure;
   }
 
-  function strongest(values, one, labels) {
+  function strongest(values, labels) {
     const last = values[values.length - 1];
     const order = last.map((weight, key) => [weight, key]).sort((a, b) => b[0] - a[0]).slice(0, 3);
-    return `the last token attends to ${order.map(([weight, key]) => `${labels[key]} ${format(weight / one, 2)}`).join(", ")}`;
+    return `the last token attends to ${order.map(([weight, key]) => `${labels[key]} ${format(weight, 2)}`).join(", ")}`;
+  }
+
+  const RUNS = [["clean", "clean run"], ["corrupt", "corrupted run"]];
+
+  // The weights of each run, as they are or times the length of what the head writes for each key.
+  function weightsOf(found, weighting) {
+    const size = (run, key) => (weighting === "value" ? found.written[run][key] : 1);
+    return RUNS.map(([run]) => found[run].map((row) => row.map((byte, key) => (byte / found.one) * size(run, key))));
+  }
+
+  const WEIGHTINGS = { pattern: "attention", value: "attention × size of value" };
+  const chosen = { weighting: "pattern" }; // stays from head to head
+
+  function choice(draw) {
+    const label = element("label", "colour ", "soft");
+    const select = element("select");
+    for (const [name, words] of Object.entries(WEIGHTINGS)) {
+      const option = element("option", words);
+      option.value = name;
+      select.append(option);
+    }
+    select.value = chosen.weighting;
+    select.addEventListener("change", () => draw((chosen.weighting = select.value)));
+    label.append(select);
+    return label;
   }
 
   function attention(found) {
     const both = element("div", "", "patterns");
-    const runs = [["clean", "clean run"], ["corrupt", "corrupted run"]];
-    both.append(...runs.map(([run, title]) => pattern(found[run], found.one, found.tokens[run], title)));
-    return [element("h3", `Attention of layer ${found.layer}, head ${found.head}: queries down, keys across`), both];
+    const how = element("p", "", "soft");
+    const draw = (weighting) => {
+      const weights = weightsOf(found, weighting);
+      const most = weighting === "value" ? weights.flat(2).reduce((one, other) => Math.max(one, other), 1e-30) : 1;
+      both.replaceChildren(...RUNS.map(([run, title], place) => pattern(weights[place], most, found.tokens[run], title)));
+      how.textContent = weighting === "value" ? `Times the length of what the head writes for that key alone; full colour is ${format(most, 2)}.` : "";
+    };
+    draw(found.written ? chosen.weighting : "pattern");
+    return [
+      element("h3", `Attention of layer ${found.layer}, head ${found.head}: queries down, keys across`),
+      ...(found.written ? [choice(draw)] : []),
+      how,
+      both,
+    ];
   }
 
   // ---- lens ---------------------------------------------------------------------------------------------------------------
