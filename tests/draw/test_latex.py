@@ -24,6 +24,20 @@ def test_what_is_left_after_known_commands_has_no_special_sign(text):
     assert not set(re.sub(known, "", latex_text(text))) & set(SPECIAL + "\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("-0.42 [-0.47, -0.37]", "$-$0.42 [$-$0.47, $-$0.37]"),
+        ("attn.out[3]@-1", "attn.out[3]@$-$1"),
+        ("gemma-3-270m", "gemma-3-270m"),
+        ("1.1e-5", "1.1e-5"),
+        ("a - b, --3", "a - b, --3"),
+    ],
+)
+def test_only_the_hyphen_before_a_number_is_a_minus(text, written):
+    assert latex_text(text) == written
+
+
 def test_a_table_has_its_rules_and_its_columns():
     lines = table_latex(("site", "effect [95%]"), [("a_b", "1.0"), ("[0, 1]", "*")]).splitlines()
     assert lines[1] == r"\begin{tabular}{lr}"

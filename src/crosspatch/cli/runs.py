@@ -163,12 +163,16 @@ def _when(run: dict[str, Any]) -> str:
     return str(run["time"] or "").replace("T", " ")[:16]
 
 
+def _pairs(run: dict[str, Any]) -> str:
+    return f"{run['n']} pair{'' if run['n'] == 1 else 's'}"
+
+
 def run_text(run: dict[str, Any]) -> str:
     """Write a run as lines: its folder, what it was, what it found."""
     if "damaged" in run:
         return f"{run['folder']}\n  damaged: {run['damaged']}\n"
     if "audit" in run:
-        what = f"{run['model']} · {run['task']}, {run['n']} pairs · {run['settings']} settings"
+        what = f"{run['model']} · {run['task']}, {_pairs(run)} · {run['settings']} settings"
         return f"{run['folder']}  (audit, {_when(run)})\n  {what}\n"
     if "study" in run:
         found = ", ".join(f"{count} {verdict}" for verdict, count in run["verdicts"].items())
@@ -182,5 +186,5 @@ def run_text(run: dict[str, Any]) -> str:
         return f"{run['folder']}  (circuit, {state}{_when(run)})\n  {run_line(run)}\n  {told}\n"
     state = "complete" if run["complete"] else "interrupted"
     told = run["finding"] if run["complete"] else _how_to_go_on(run)
-    what = f"{run['model']} · {run['task']}, {run['n']} pairs · {run['direction']} · {run['metric']}"
+    what = f"{run['model']} · {run['task']}, {_pairs(run)} · {run['direction']} · {run['metric']}"
     return f"{run['folder']}  ({state}, {_when(run)})\n  {what}\n  {told}\n"

@@ -1,5 +1,6 @@
 """Tables for papers: LaTeX in the style of booktabs, every text escaped."""
 
+import re
 from collections.abc import Sequence
 
 _SIGNS = {
@@ -23,10 +24,16 @@ _SIGNS = {
     "⏎": r"$\hookleftarrow$",
 }
 
+_MINUS = re.compile(r"(?<![\w.\-])-(?=\d)")
+
 
 def latex_text(text: str) -> str:
-    """Escape a text for LaTeX: no sign of it is a command, a comment, a group or mathematics; line ends are spaces."""
-    return "".join(_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
+    """Escape a text for LaTeX: no sign of it is a command, a comment, a group or mathematics; line ends are spaces.
+
+    Only the hyphen before a number becomes a minus.
+    """
+    line = _MINUS.sub("−", " ".join(text.split()))
+    return "".join(_SIGNS.get(sign, sign) for sign in line)
 
 
 def table_latex(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BESIDE = "attention"  # attention.safetensors and attention.json stand beside a result's own files
 HEAD_KINDS = ("attn.head", "attn.q", "attn.k", "attn.v", "attn.pattern")
 KEY_KINDS = ("attn.k", "attn.v")  # what several heads share where keys and values are grouped
+WEIGHTINGS = {"pattern": "attention", "value": "attention × size of value"}
 MOST_PAIRS = 8
 MOST_BYTES = 16 << 20  # of all patterns that are kept
 ONE = 255  # the byte that means 1.0

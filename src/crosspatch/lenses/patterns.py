@@ -16,7 +16,6 @@ from crosspatch.models.runs import Bench, Lane, Prompts, run_lanes, workbench
 from crosspatch.models.weights import device_of, plain
 from crosspatch.sites import Site
 
-WEIGHTINGS = {"pattern": "attention", "value": "attention × size of value"}
 ROOM = 1 << 30  # bytes of patterns and values held at once
 
 

@@ -13,7 +13,8 @@ from crosspatch.core.errors import BadInput, MissingExtra, UnknownName
 from crosspatch.core.store import write_result
 from crosspatch.draw import Panel, Scale, clip, colour_bar_svg, heatmap_svg, nice_limit, number, rich_table, shown
 from crosspatch.engine.select import one_layout, star_positions
-from crosspatch.lenses.patterns import WEIGHTINGS, read_patterns, written_sizes
+from crosspatch.lenses.head_patterns import WEIGHTINGS
+from crosspatch.lenses.patterns import read_patterns, written_sizes
 from crosspatch.models.model import Model
 from crosspatch.sites import Site, parse
 from crosspatch.tasks import Task, token_strings

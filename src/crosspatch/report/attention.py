@@ -12,8 +12,16 @@ from crosspatch.draw import number, shown
 from crosspatch.engine.effects import Effects, ExampleView
 from crosspatch.engine.grids import index_in
 from crosspatch.engine.tables import Row
-from crosspatch.lenses.head_patterns import HEAD_KINDS, KEY_KINDS, ONE, HeadPatterns, Sizes, rank_heads, swept_head
-from crosspatch.lenses.patterns import WEIGHTINGS
+from crosspatch.lenses.head_patterns import (
+    HEAD_KINDS,
+    KEY_KINDS,
+    ONE,
+    WEIGHTINGS,
+    HeadPatterns,
+    Sizes,
+    rank_heads,
+    swept_head,
+)
 from crosspatch.report.payload import deflated, to_script_json
 
 MOST_LETTERS = 1_000_000  # of base64: what attention may add to a page

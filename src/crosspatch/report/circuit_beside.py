@@ -13,13 +13,8 @@ MOST_DRAWN, MOST_LISTED = 200, 40  # edges: a page with maps has less room than 
 _ROW = 300  # letters of a row of the table
 
 
-def circuit_beside(effects: Effects, content: CircuitContent | None) -> dict[str, Any] | None:
-    """Put together what a page of effects shows of a circuit; None without one.
-
-    Raises BadInput for a circuit of another model.
-    """
-    if content is None:
-        return None
+def circuit_beside(effects: Effects, content: CircuitContent) -> dict[str, Any]:
+    """Put together what a page of effects shows of a circuit. Raises BadInput for a circuit of another model."""
     mine, theirs = (effects.model, _hash(effects.provenance)), (content.model, _hash(content.provenance))
     # A copy of a model under another name is the same model: its weights tell, where both are known.
     part = 1 if mine[1] and theirs[1] else 0
@@ -37,10 +32,8 @@ def circuit_beside(effects: Effects, content: CircuitContent | None) -> dict[str
     }
 
 
-def letters_of(beside: dict[str, Any] | None) -> int:
+def letters_of(beside: dict[str, Any]) -> int:
     """Count the letters that a circuit adds to a page, of its script, its picture and its tables."""
-    if beside is None:
-        return 0
     own = sum(len(read_asset(name)) for name in ("network.js", "network.css"))
     return own + sum(len(beside[name]) for name in ("svg", "facts", "curves")) + _ROW * len(beside["rows"])
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,14 +16,15 @@ from crosspatch.engine.wording import ends, metric_words, normalisation_words
 from crosspatch.lenses import HeadPatterns
 from crosspatch.report import sections
 from crosspatch.report.attention import attention_of
-from crosspatch.report.circuit_beside import circuit_beside, letters_of
-from crosspatch.report.circuit_content import CircuitContent
 from crosspatch.report.frame import clean_text, page_script, page_style, policy, read_asset, template
 from crosspatch.report.metrics import compare_metrics
 from crosspatch.report.payload import Payload, build_payload
 from crosspatch.report.set_up import how_lines, kicker
 from crosspatch.report.verification import verification
 from crosspatch.sites import KINDS, split_stack
+
+if TYPE_CHECKING:
+    from crosspatch.report.circuit_content import CircuitContent
 
 TOP_ROWS, UNIT_ROWS = 20, 8
 
@@ -34,7 +35,7 @@ def write_page(
     *,
     attention: HeadPatterns | None = None,
     others: Sequence[Effects] = (),
-    circuit: CircuitContent | None = None,
+    circuit: "CircuitContent | None" = None,
 ) -> Path:
     """Write effects as one HTML file without any reference to the network; give its path.
 
@@ -54,7 +55,7 @@ def page_html(
     *,
     attention: HeadPatterns | None = None,
     others: Sequence[Effects] = (),
-    circuit: CircuitContent | None = None,
+    circuit: "CircuitContent | None" = None,
 ) -> str:
     """Give the page as text. Raises BadInput for attention, others and a circuit as `write_page` does."""
     grids, claim = effects.drawable(), effects.claim()
@@ -62,9 +63,9 @@ def page_html(
     strongest = [row for kind in effects.kinds for row in effects.top(1, kind=kind)]
     heads = [row for grid in grids if _has_units(grid) for row in effects.top(UNIT_ROWS, kind=grid.kind)]
     inside = attention_of(effects, attention, heads) if heads else None
-    beside = circuit_beside(effects, circuit)
+    beside, letters = _beside(effects, circuit)
     top = sorted({row.index for row in (*rows, *strongest, *heads)})
-    payload = build_payload(effects, grids, top=top, taken=letters_of(beside))
+    payload = build_payload(effects, grids, top=top, taken=letters)
     html = template("page.html").render(
         finding=effects.finding(),
         chips=sections.chips(effects),
@@ -87,6 +88,16 @@ def _frame(effects: Effects, *, attention: bool, circuit: bool) -> dict[str, Any
     scripts = ["viz.js", *(("board.js", "attention.js") if attention else ()), *(("network.js",) if circuit else ())]
     script = page_script(*scripts)
     return {"effects": effects, "style": style, "script": script, "policy": policy(style, script)}
+
+
+def _beside(effects: Effects, circuit: "CircuitContent | None") -> tuple[dict[str, Any] | None, int]:
+    """Give what is shown of a circuit, and the letters that it takes; a page without one starts without torch."""
+    if circuit is None:
+        return None, 0
+    from crosspatch.report.circuit_beside import circuit_beside, letters_of
+
+    beside = circuit_beside(effects, circuit)
+    return beside, letters_of(beside)
 
 
 def _set_up(effects: Effects) -> dict[str, Any]:

@@ -123,7 +123,7 @@
     if (Number.isNaN(numbers.mean)) line.textContent = "not run";
     else if (numbers.mean === 0 && numbers.low === 0 && numbers.high === 0) {
       line.textContent = "exactly 0: both runs agree here";
-    } else tip.append(element("div", `q ${formatQ(numbers.q)} · ${numbers.pairs} pairs`, "soft"));
+    } else tip.append(element("div", `q ${formatQ(numbers.q)} · ${numbers.pairs} pair${numbers.pairs === 1 ? "" : "s"}`, "soft"));
     const values = examplesOf(site);
     if (values && numbers.pairs > 0) tip.append(strip(values, numbers, 230));
   }
