@@ -52,6 +52,19 @@ def test_a_sweep_of_heads_keeps_their_attention(call, tiny, words):
     assert not Path("run").exists()
 
 
+def test_verify_reads_the_attention_too(call, tiny):
+    call("patch", tiny, *HEADS, "--out", "run")
+    told = call("runs", "verify", "run")
+    assert told.exit_code == 0
+    assert "ok     attention: checksum right; 12 heads on 4 of 4 pairs" in told.stdout
+    arrays = Path("run/attention.safetensors")
+    arrays.write_bytes(arrays.read_bytes()[:-1] + b"\x07")
+    told = call("runs", "verify", "run")
+    assert told.exit_code == 3
+    assert "FAILED attention: " in told.stdout
+    assert "ok     results: " in told.stdout
+
+
 def test_a_sweep_without_heads_keeps_none_and_takes_old_ones_away(call, tiny):
     call("patch", tiny, *HEADS, "--out", "run")
     for name in ("meta.json", "arrays.safetensors"):

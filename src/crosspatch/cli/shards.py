@@ -35,7 +35,7 @@ def verify(
 ) -> None:
     """Check a run's files: checksums, formats, what is missing; exit 3 if something is wrong."""
     voice = Voice(json, quiet)
-    checks = [*_results(folder), *_journal(folder, again, device)]
+    checks = [*_results(folder), *_attention(folder), *_journal(folder, again, device)]
     if not checks:
         raise BadInput(f"{folder} holds no run: neither {META} nor a journal.")
     voice.document({"folder": folder, "checks": checks})
@@ -64,6 +64,20 @@ def _results(folder: Path) -> Iterator[Check]:
 
     missing = int(np.isnan(effects.raw).sum())
     yield _check("results", ok=True, detail=f"checksum right; {effects.raw.size:,} cells, {missing:,} without a number")
+
+
+def _attention(folder: Path) -> Iterator[Check]:
+    """Check the attention that is kept beside a run, if there is any."""
+    from crosspatch.lenses import HeadPatterns
+
+    try:
+        found = HeadPatterns.found(folder)
+    except CrosspatchError as problem:
+        yield _check("attention", ok=False, detail=str(problem))
+        return
+    if found is not None:
+        detail = f"checksum right; {len(found.chosen)} heads on {len(found.patterns)} of {found.pairs} pairs"
+        yield _check("attention", ok=True, detail=detail)
 
 
 def _journal(folder: Path, again: int, device: str | None) -> Iterator[Check]:
