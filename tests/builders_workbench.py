@@ -79,3 +79,37 @@ def served(model: Model, out: Path, limits: Limits | None = None) -> Iterator[Cl
     """Serve a model on a free port while the block lasts."""
     with serving.served(model, out=out, limits=limits) as running:
         yield Client(running.port, running.token, running.state)
+
+
+def type_pair(page, clean=PAIR["clean"], corrupt=PAIR["corrupt"]):
+    """Type both prompts; wait until they are read."""
+    page.fill("#clean", clean)
+    page.fill("#corrupt", corrupt)
+    page.fill("#right", PAIR["right"][0])
+    page.fill("#wrong", PAIR["wrong"][0])
+    page.wait_for_selector("#run:not([disabled])")
+
+
+def run(page):
+    """Patch what the form says; wait until all cells are there."""
+    page.evaluate("document.getElementById('keep-map').classList.add('gone')")  # an earlier map's is no sign
+    page.click("#run")
+    page.wait_for_selector("#keep-map:not(.gone)")
+
+
+def place_of(page, kind, row, column):
+    """Give the middle of a cell on the screen."""
+    figure = page.locator(f"#maps figure[aria-label^='{kind}']")
+    figure.scroll_into_view_if_needed()
+    svg = figure.locator("svg")
+    left, top, wide, tall, _, rows = (float(part) for part in svg.get_attribute("data-grid").split())
+    box = svg.bounding_box()
+    return box["x"] + left + (column + 0.5) * wide, box["y"] + top + (rows - 1 - row + 0.5) * tall
+
+
+def drag(page, start, stop):
+    """Press at one place and let go at another."""
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*stop, steps=4)
+    page.mouse.up()

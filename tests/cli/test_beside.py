@@ -170,7 +170,7 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(call, tiny):
         (("run", "run"), "with itself"),
         (("run", "nowhere"), "nowhere"),
         (("run", "study"), "holds no run of patching"),
-        (("run", "other", "circuit"), "2 runs and 1 circuits do not come on one page"),
+        (("run", "other", "circuit"), "2 runs and 1 circuit do not come on one page"),
         (("run", "other", "--format", "csv"), "give one folder for other forms"),
         (("run", "other", "--out", "-"), "give one folder for other forms"),
         (("run", "other"), "different units"),

@@ -12,7 +12,7 @@ from browsing import in_browser, spot
 from builders import make_effects, make_patterns
 from builders_pictures import GEMMA, facts_of, make_content, text_of
 from crosspatch.core.errors import BadInput
-from crosspatch.report import write_page
+from crosspatch.report import circuit_page, write_page
 from crosspatch.report.circuit_beside import MOST_DRAWN, MOST_LISTED
 from crosspatch.report.page import page_html
 
@@ -106,6 +106,27 @@ def test_a_large_circuit_leaves_the_page_small():
     assert f"The first {MOST_LISTED} of 1,500" in text_of(html)
     assert f"The picture holds the first {MOST_DRAWN} edges" in text_of(html)
     assert len(html.encode()) <= 300 * 1024
+
+
+def test_the_nodes_of_a_circuit_that_is_drawn_in_part_are_counted_whole():
+    """As its own page counts them; the picture, its button and the download say that they hold a part."""
+    content = content_of(600, 400)
+    html, own = page_html(EFFECTS, circuit=content), circuit_page(content)
+    nodes = re.search(r"nodes [0-9]+ of [0-9]+", text_of(own))[0]
+    assert nodes in text_of(html)
+    assert f"the first {MOST_DRAWN} of the circuit" in text_of(html)
+    assert f"Download the first {MOST_DRAWN} edges as CSV" in text_of(html)
+    assert "Download edges as CSV" in text_of(own)
+    assert "of the circuit</button>" not in own
+
+
+@pytest.mark.parametrize(
+    "beside", [{"score": "no score"}, {"circuit": "circuit.json"}, {"circuit": "no circuit", "score": None}]
+)
+def test_what_is_no_circuit_is_refused(beside, tmp_path):
+    with pytest.raises(BadInput, match=r"give a circuits\.Circuit"):
+        EFFECTS.report(tmp_path / "p.html", **beside)
+    assert not (tmp_path / "p.html").exists()
 
 
 @pytest.mark.parametrize("name", ["finding", "method", "task", "order"])

@@ -159,6 +159,15 @@ def evil() -> Effects:
     return replace(run([0.5, 0.2]), examples=(view,) * 8, model=EVIL, task=EVIL, provenance=about)
 
 
+def test_what_is_left_out_for_size_is_said(monkeypatch):
+    results = [("one", make_effects(layers=3, n=8)), ("two", make_effects(layers=3, n=8, seed=1))]
+    assert "left out here" not in compare_html(results)
+    monkeypatch.setattr("crosspatch.report.payload.MOST_LETTERS", 100)
+    html = compare_html(results)
+    assert "Values of single pairs are left out here" in html
+    assert "rounded to 15 significant bits" in html
+
+
 def test_evil_texts_stay_texts():
     html = compare_html([(EVIL, evil()), ("b", run([0.4, 0.1]))])
     assert EVIL not in html

@@ -96,6 +96,15 @@ def test_what_else_stands_on_the_page_takes_room_from_single_values():
         less = len(made.numbers) - 1
 
 
+def test_counts_are_never_rounded():
+    """Whole numbers of more than fifteen bits, as of pairs, stay what they are; what is no number stays none."""
+    values = np.array([40_001, 99_999, -70_001, 0.1, np.nan, np.inf], np.float32)
+    rounded = unpack(payload.pack(values, drop=9))
+    np.testing.assert_array_equal(rounded[[0, 1, 2, 4, 5]], values[[0, 1, 2, 4, 5]])
+    assert rounded[3] == pytest.approx(0.1, rel=3e-5)
+    assert rounded[3] != values[3]
+
+
 def test_a_page_without_any_room_still_has_its_means():
     effects = make_effects(layers=3, n=8)
     made = payload.build_payload(effects, effects.drawable(), top=(3, 40), taken=payload.MOST_LETTERS)

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -393,6 +394,29 @@ def test_findings_are_run_folders_and_code_that_finds_them_again(tmp_path):
         assert server.ask("DELETE", f"findings/{again[0]['name']}")[0] == 200
         assert len(server.ask("GET", "findings")[1]) == 1
     assert xp.load(listed[0]["folder"]).n == 1
+
+
+def test_a_finding_is_downloaded_under_its_own_name_and_dropped_only_whole(tmp_path, monkeypatch):
+    """Two of them are two files; one that cannot be taken off the list stays on it, with its page."""
+
+    def stuck(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with served(tiny(), tmp_path) as server:
+        _, events = swept(server, {"pair": PAIR, "sites": "resid.post@15"})
+        name = server.ask("POST", "findings", {"result": events[-1][2]["result"], "note": ""})[1]["name"]
+        for what, title in ((name, name), ("all", "findings")):
+            for form, ending in (("report", "html"), ("python", "py")):
+                _, headers, _ = server.raw("GET", f"/{server.token}/api/findings/{what}/{form}")
+                told = {key.lower(): value for key, value in headers.items()}["content-disposition"]
+                assert f'filename="{title}.{ending}"' in told
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", stuck)
+            status, told = server.ask("DELETE", f"findings/{name}")
+        assert status == 422
+        assert "Permission denied" in told["error"]
+        assert [each["name"] for each in server.ask("GET", "findings")[1]] == [name]
+        assert server.raw("GET", f"/{server.token}/api/findings/{name}/report")[0] == 200
 
 
 def test_the_code_opens_the_model_as_it_was_laid_out():

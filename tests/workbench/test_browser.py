@@ -10,65 +10,12 @@ from transformers import BloomConfig, BloomForCausalLM
 from browsing import MARKS, open_page
 from builders_gemma import gemma
 from builders_tasks import word_tokenizer
-from builders_workbench import PAIR, served, tiny
+from builders_workbench import PAIR, drag, place_of, run, served, tiny, type_pair
 from crosspatch.engine.units import SweepJob
 from crosspatch.models import open_model
 
 pytestmark = MARKS
 COLOURED = "#maps .cells path[class^='p'], #maps .cells path[class^='n']"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with served(tiny(), tmp_path_factory.mktemp("runs")) as running:
-        yield running
-
-
-@pytest.fixture
-def visit(browser):
-    """Open workbenches that are closed at the end of the test, which fails on any complaint or foreign request."""
-    pages, complaints = [], []
-
-    def go(server, **settings):
-        own = (server.address, "blob:", "data:")
-        pages.append(open_page(browser, server.address, complaints, own=own, **settings))
-        return pages[-1]
-
-    yield go
-    for page in pages:
-        page.close()
-    assert complaints == []
-
-
-def type_pair(page, clean=PAIR["clean"], corrupt=PAIR["corrupt"]):
-    """Type both prompts; wait until they are read."""
-    page.fill("#clean", clean)
-    page.fill("#corrupt", corrupt)
-    page.fill("#right", PAIR["right"][0])
-    page.fill("#wrong", PAIR["wrong"][0])
-    page.wait_for_selector("#run:not([disabled])")
-
-
-def run(page):
-    page.click("#run")
-    page.wait_for_selector("#keep-map:not(.gone)")
-
-
-def place_of(page, kind, row, column):
-    """Give the middle of a cell on the screen."""
-    figure = page.locator(f"#maps figure[aria-label^='{kind}']")
-    figure.scroll_into_view_if_needed()
-    svg = figure.locator("svg")
-    left, top, wide, tall, _, rows = (float(part) for part in svg.get_attribute("data-grid").split())
-    box = svg.bounding_box()
-    return box["x"] + left + (column + 0.5) * wide, box["y"] + top + (rows - 1 - row + 0.5) * tall
-
-
-def drag(page, start, stop):
-    page.mouse.move(*start)
-    page.mouse.down()
-    page.mouse.move(*stop, steps=4)
-    page.mouse.up()
 
 
 def test_from_typing_to_findings(visit, server, tmp_path):

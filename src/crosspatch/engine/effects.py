@@ -324,7 +324,7 @@ class Effects:
         """
         from crosspatch.report import content_of_circuit, write_page
 
-        content = None if circuit is None else content_of_circuit(circuit, score)
+        content = None if circuit is None and score is None else content_of_circuit(circuit, score)
         return write_page(self, path, attention=attention, others=others, circuit=content)
 
     @cached_property

@@ -69,14 +69,17 @@ def show_circuit(content: CircuitContent, *, drawn: int = MOST_DRAWN, listed: in
 
 
 def chips(content: CircuitContent, network: Network) -> list[tuple[str, str]]:
-    """List what a reader must know beside the finding, as (name, value)."""
+    """List what a reader must know beside the finding, as (name, value); the picture may hold a part of the circuit."""
+    count = ""
+    if content.size <= MOST_DRAWN:  # more are not laid out only to be counted
+        whole = network if content.size <= len(network.edges) else _laid_out(content, content.size)
+        count = f"{whole.count(content.size):,} of {content.graph.nodes:,}"
     found = [
         ("model", content.model),
         ("task", content.task),
         ("method", content.method),
         ("edges", f"{content.size:,} of {content.graph.size:,}"),
-        # A circuit that is too large to be drawn is too large to count by its picture.
-        ("nodes", f"{network.count(content.size):,} of {content.graph.nodes:,}" if content.size <= MOST_DRAWN else ""),
+        ("nodes", count),
         *content.chips,
     ]
     return [(name, value) for name, value in found if value]
@@ -93,9 +96,13 @@ def stops(total: int, size: int, measured: Sequence[float]) -> list[int]:
     return sorted(found)
 
 
+def _laid_out(content: CircuitContent, count: int) -> Network:
+    return lay_out_network(content.graph, content.edges[:count], content.scores[:count])
+
+
 def _picture(content: CircuitContent, most: int) -> dict[str, Any]:
     drawn = min(len(content.edges), most)
-    network = lay_out_network(content.graph, content.edges[:drawn], content.scores[:drawn])
+    network = _laid_out(content, drawn)
     size = min(content.size, drawn)
     title = f"{content.model} · {content.task}".strip(" ·") or "Circuit"
     look = NetworkLook(title, size, content.signed, stroke=class_stroke, hover=False)

@@ -10,6 +10,7 @@ from crosspatch.circuits.areas import FaithfulnessCurve
 from crosspatch.circuits.circuit import Circuit
 from crosspatch.circuits.scorecard import Scorecard
 from crosspatch.circuits.telling import about, finding, in_order, title_of
+from crosspatch.core.errors import BadInput
 from crosspatch.report.circuit_content import CircuitContent, CircuitCurve, ScoreLine
 
 RANDOM = "random edges"
@@ -25,8 +26,16 @@ NOTES = {
 }
 
 
-def content_of_circuit(circuit: Circuit, score: Scorecard | None = None) -> CircuitContent:
-    """Put together what the page of a circuit shows, with its scores if there are any."""
+def content_of_circuit(circuit: Any, score: Any = None) -> CircuitContent:
+    """Put together what the page of a Circuit shows, with its Scorecard if there is one.
+
+    Raises BadInput for what is neither.
+    """
+    if not isinstance(circuit, Circuit) or not isinstance(score, Scorecard | None):
+        raise BadInput(
+            f"a {type(circuit).__name__} with the score {type(score).__name__} is no circuit to show: give a "
+            "circuits.Circuit, and its Scorecard or none."
+        )
     found = about(circuit)
     edges, scores, order = in_order(circuit)
     told = score.settings.get("settings", {}) if score is not None else {}

@@ -161,12 +161,13 @@ def _data(results: Sequence[Run], shared: _Shared) -> dict[str, str]:
         rows.append(np.pad(values, ((0, 0), (0, most - effects.n)), constant_values=np.nan))
         names += [f"{name} · {site}" for site in part.sites]
     single = np.concatenate(rows)
-    numbers, _, partial = pack_fitting(np.concatenate(columns, axis=1), single, single[:0])
+    numbers, rounded, partial = pack_fitting(np.concatenate(columns, axis=1), single, single[:0])
     facts = _facts(shared, n=most, sites=len(names)) | {
         "rows": [] if partial else None,
         "panels": [panels[kind, i] for kind in shared.kinds for i in range(len(results)) if (kind, i) in panels],
     }
-    return {"facts": to_script_json(facts), "names_data": deflated("\n".join(names).encode()), "numbers": numbers}
+    packed = {"facts": to_script_json(facts), "names_data": deflated("\n".join(names).encode()), "numbers": numbers}
+    return packed | {"rounded": rounded, "partial": partial}
 
 
 def _facts(shared: _Shared, *, n: int, sites: int) -> dict[str, Any]:

@@ -55,10 +55,11 @@ def to_script_json(value: Any) -> str:
 
 
 def pack(values: Float32[np.ndarray, "..."], *, drop: int = 0) -> str:
-    """Pack float32 for the page: rounded by `drop` bits, bytes grouped by significance, deflated, in base64."""
+    """Pack float32 for the page: rounded by `drop` bits but for whole numbers, bytes grouped, deflated, in base64."""
     bits = np.ascontiguousarray(values, dtype="<f4").ravel().view("<u4").astype(np.int64)
     if drop:
-        bits = (bits + (1 << (drop - 1))) >> drop << drop
+        whole = np.asarray(values).ravel() == np.rint(values).ravel()  # counts stay what they are
+        bits = np.where(whole, bits, (bits + (1 << (drop - 1))) >> drop << drop)
     planes = bits.astype("<u4").view(np.uint8).reshape(-1, 4).T
     return deflated(planes.tobytes())
 

@@ -217,13 +217,13 @@ class Routes:
             raise HTTPException(404)
         if not chosen:
             raise Refused("nothing is kept yet: keep an answer first.")
-        script = kept.script(chosen)
+        script, title = kept.script(chosen), "findings" if name == "all" else name
         if form == "python":
-            return _download(script, "text/x-python", "findings.py")
+            return _download(script, "text/x-python", f"{title}.py")
         page = await asyncio.to_thread(
             collection_html, f"Findings on {self.state.model.name}", [entry_of(each) for each in chosen], script
         )
-        return _download(page, "text/html", "findings.html")
+        return _download(page, "text/html", f"{title}.html")
 
 
 # ---- what comes in and goes out ----------------------------------------------------------------------------------

@@ -119,11 +119,11 @@ class Findings:
         """Take a finding off the list; its run folder stays, without the mark that lists it. Raises UnknownName."""
         found = self.need(name)
         with self._lock:
-            del self._kept[name]
             try:
                 (found.folder / ABOUT).unlink(missing_ok=True)
             except OSError as problem:
                 raise BadInput(f"cannot take {found.folder} off the list: {problem.strerror}.") from problem
+            self._kept.pop(name, None)
 
     def script(self, findings: Sequence[Finding]) -> str:
         """Write Python that finds the same anew."""

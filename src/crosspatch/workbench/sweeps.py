@@ -133,7 +133,7 @@ class LiveSweep:
             "direction": self.asked.direction,
             "metric": self.sweep.metrics[0].name,
             "unit": self.sweep.metrics[0].unit,
-            "ends": list(ends(self.asked.direction, normalised=True)),
+            "ends": {name: list(ends(self.asked.direction, normalised=name == "share")) for name in ("share", "raw")},
         }
 
 

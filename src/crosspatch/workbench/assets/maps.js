@@ -163,7 +163,7 @@ const maps = (() => {
   function listenToPointer(panel, at) {
     let from = null;
     panel.svg.addEventListener("pointerdown", (event) => {
-      from = cellAt(panel, event);
+      from = event.button === 0 ? cellAt(panel, event) : null;
       if (from && event.pointerType === "mouse") {
         panel.svg.setPointerCapture(event.pointerId);
         event.preventDefault();

@@ -8,7 +8,9 @@
   // `shown` is the question of the map on the page: its cells are looked at under that one, whatever is typed since.
   // `mine`: the sweep was begun by this window, which ends it when it begins another.
   const state = { model: null, sheet: null, sweep: null, mine: false, shown: null, stream: null, lost: null, chosen: [] };
-  Object.assign(state, { reading: 0, looking: 0, read: "" });
+  // `asked` is what the server read, `read` the form's content then; `given` is a kept pair that stands for the content
+  // `key` of the form, which cannot write every answer.
+  Object.assign(state, { reading: 0, looking: 0, asking: false, read: "", asked: null, given: null });
 
   // ---- the question -----------------------------------------------------------------------------------------------
 
@@ -20,7 +22,7 @@
   }
 
   // The pair as the server read it, answers filled in: never a part of it with what was typed since.
-  const pair = () => ({ ...JSON.parse(state.read), right: state.sheet.right, wrong: state.sheet.wrong });
+  const pair = () => ({ ...state.asked, right: state.sheet.right, wrong: state.sheet.wrong });
   const direction = () => document.querySelector("input[name=direction]:checked").value;
   const kinds = () => [...document.querySelectorAll("#kinds input:checked")].map((box) => box.value);
   const sites = () => at("sites").value.trim() || kinds().join(", ");
@@ -43,7 +45,7 @@
   function remember() {
     stale();
     const question = { ...typed(), direction: direction(), metric: at("metric").value, kinds: kinds(), sites: at("sites").value };
-    api.keep({ question, sweep: state.sweep });
+    api.keep({ question, sweep: state.sweep, mine: state.mine, given: state.given });
   }
 
   function fill(question) {
@@ -54,25 +56,39 @@
     if (question.answers) at("answers").value = question.answers;
     if (question.direction) document.querySelector(`input[name=direction][value=${CSS.escape(question.direction)}]`).checked = true;
     if (question.metric !== undefined) at("metric").value = question.metric ?? "";
-    if (question.kinds) document.querySelectorAll("#kinds input").forEach((box) => (box.checked = question.kinds.includes(box.value)));
+    if (question.kinds) document.querySelectorAll("#kinds input").forEach((box) => (box.checked = !box.disabled && question.kinds.includes(box.value)));
     if (question.sites !== undefined) at("sites").value = question.sites;
   }
 
   async function read() {
     const question = typed();
-    if (!question.clean || !question.corrupt) return;
     const key = JSON.stringify(question);
     const number = ++state.reading; // what is being read of another question does not count any more
+    if (!question.clean || !question.corrupt) {
+      learn(null, "", null, "Type two prompts that have as many tokens each.");
+      return;
+    }
     if (key === state.read && state.sheet) {
       at("run").disabled = false;
       stale();
       return;
     }
-    const found = await api.attempt(() => api.post("pair", question));
+    const asking = state.given?.key === key ? state.given.pair : question;
+    let [read, problem] = [null, ""];
+    try {
+      read = await api.post("pair", asking);
+    } catch (error) {
+      problem = error.message;
+    }
     if (number !== state.reading) return; // something newer was typed
-    state.read = key;
-    state.sheet = found?.aligned ? found : null;
-    at("sheet").replaceChildren(...(found ? views.sheet(found) : [element("p", "This pair cannot be read; the reason stands at the top.", "soft")]));
+    api.complain(problem);
+    learn(read, key, asking, "This pair cannot be read; the reason stands at the top.");
+  }
+
+  // Take a pair as the server read it, `found`; without one, `hint` says why there is none.
+  function learn(found, key, asking, hint) {
+    Object.assign(state, { read: key, asked: asking, sheet: found?.aligned ? found : null });
+    at("sheet").replaceChildren(...(found ? views.sheet(found) : [element("p", hint, "soft")]));
     at("run").disabled = !state.sheet;
     stale();
   }
@@ -89,6 +105,7 @@
 
   async function run(event) {
     event.preventDefault();
+    if (state.asking) return; // until it is answered: two clicks are one sweep
     clearTimeout(timer);
     await read();
     if (!state.sheet || state.read !== JSON.stringify(typed())) return; // something newer is being read
@@ -96,9 +113,10 @@
       api.complain("Tick at least one kind of site, or type a selection.");
       return;
     }
-    at("run").disabled = true; // until it is answered: two clicks are one sweep
+    at("run").disabled = state.asking = true;
     const before = state.mine && !at("cancel").disabled ? state.sweep : null;
     const made = await api.attempt(() => api.post("sweeps", asked(sites())));
+    state.asking = false;
     at("run").disabled = !state.sheet;
     if (!made) return;
     if (before) await api.attempt(() => api.remove(`sweeps/${before}`));
@@ -119,21 +137,26 @@
     at("finding").textContent = "";
     at("strongest").replaceChildren();
     at("cautions").replaceChildren(...made.undrawn.map((kind) => element("li", `${kind}: too many sites for a map.`)));
-    at("low").textContent = made.ends[0];
-    at("high").textContent = made.ends[1];
+    at("keep-map").querySelector("input").value = "";
+    legend(made.ends.share);
     ["legend", "how", "progress"].forEach((id) => at(id).classList.remove("gone"));
     at("keep-map").classList.add("gone");
     at("cancel").disabled = false;
     at("progress").value = 0;
     tell(made.ahead ? `waiting: ${made.ahead} before this` : `${total.toLocaleString("en")} sites`);
-    listen(new EventSource(`api/sweeps/${made.sweep}/events`), total);
+    listen(new EventSource(`api/sweeps/${made.sweep}/events`), made);
+  }
+
+  function legend([low, high]) {
+    at("low").textContent = low;
+    at("high").textContent = high;
   }
 
   function tell(text) {
     at("status").textContent = text;
   }
 
-  function listen(stream, total) {
+  function listen(stream, { sites: { length: total }, ends }) {
     state.stream = stream;
     const on = (name, act) =>
       stream.addEventListener(name, (event) => {
@@ -141,7 +164,10 @@
         found();
         act(JSON.parse(event.data));
       });
-    on("begun", maps.begin);
+    on("begun", (found) => {
+      maps.begin(found);
+      legend(found.base === found.source ? ends.raw : ends.share);
+    });
     on("cells", (found) => {
       maps.add(found);
       at("progress").value = found.done / total;
@@ -264,7 +290,7 @@
 
   async function again(kept) {
     fill({ ...kept.asked.pair, direction: kept.asked.direction, metric: kept.asked.metric, sites: kept.joint ? "" : kept.asked.sites });
-    state.read = "";
+    Object.assign(state, { read: "", given: { key: JSON.stringify(typed()), pair: kept.asked.pair } });
     remember();
     await read();
     if (!state.sheet) return;
@@ -330,14 +356,18 @@
 
   async function restore() {
     const kept = api.recall();
-    if (!kept?.question) return;
-    fill(kept.question);
+    try {
+      fill(kept.question);
+    } catch {
+      return; // nothing is remembered, or nothing that this page wrote
+    }
+    state.given = kept.given ?? null;
     await read();
     if (!kept.sweep) return;
     try {
       // A window that was opened out of another remembers its map too, and must not end it.
       const again = performance.getEntriesByType("navigation")[0]?.type === "reload";
-      follow(await api.get(`sweeps/${kept.sweep}`), again);
+      follow(await api.get(`sweeps/${kept.sweep}`), again && Boolean(kept.mine));
     } catch {
       tell("the last map is not held any more: patch again");
     }
@@ -357,6 +387,12 @@
     ["kinds", "metric", "sites"].forEach((id) => at(id).addEventListener("change", remember));
     document.querySelectorAll("input[name=direction]").forEach((radio) => radio.addEventListener("change", remember));
     at("question").addEventListener("submit", run);
+    // While the button waits for the pair to be read, a browser would not take Enter for it.
+    at("question").addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.target.tagName !== "INPUT" || event.target.type === "checkbox") return;
+      event.preventDefault();
+      at("question").requestSubmit();
+    });
     at("cancel").addEventListener("click", () => api.attempt(() => api.remove(`sweeps/${state.sweep}`)));
     at("together").addEventListener("click", together);
     at("none").addEventListener("click", maps.none);
