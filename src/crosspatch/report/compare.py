@@ -144,7 +144,7 @@ def _maps(results: Sequence[Run], shared: _Shared) -> dict[str, Any]:
     }
 
 
-def _data(results: Sequence[Run], shared: _Shared) -> dict[str, str]:
+def _data(results: Sequence[Run], shared: _Shared) -> dict[str, Any]:
     """Give what the script of a page of one run reads, for the sites of all runs one after another."""
     names: list[str] = []
     columns, rows = [], []
@@ -166,8 +166,13 @@ def _data(results: Sequence[Run], shared: _Shared) -> dict[str, str]:
         "rows": [] if partial else None,
         "panels": [panels[kind, i] for kind in shared.kinds for i in range(len(results)) if (kind, i) in panels],
     }
-    packed = {"facts": to_script_json(facts), "names_data": deflated("\n".join(names).encode()), "numbers": numbers}
-    return packed | {"rounded": rounded, "partial": partial}
+    return {
+        "facts": to_script_json(facts),
+        "names_data": deflated("\n".join(names).encode()),
+        "numbers": numbers,
+        "rounded": rounded,
+        "partial": partial,
+    }
 
 
 def _facts(shared: _Shared, *, n: int, sites: int) -> dict[str, Any]:
