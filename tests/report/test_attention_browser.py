@@ -203,8 +203,13 @@ def test_it_prints_what_is_open_without_its_controls(visit, path):
     page = opened(visit(path))
     page.emulate_media(media="print")
     assert page.locator("#attention canvas").first.is_visible()
-    assert page.locator("#choose-head").is_hidden()
+    assert page.locator("#choose-head").is_visible()  # or nobody knew which head it is
     assert page.locator("#attention-close").is_hidden()
+    page.set_viewport_size({"width": 715, "height": 980})  # a sheet of A4 without its margins
+    assert page.evaluate(
+        """() => [...document.querySelectorAll("table, canvas")].filter((each) => each.offsetParent)
+            .every((each) => each.getBoundingClientRect().right <= innerWidth + 1)"""
+    )
 
 
 def test_neurons_are_no_heads(visit, tmp_path):

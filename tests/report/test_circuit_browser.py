@@ -255,3 +255,5 @@ def test_it_prints_without_its_controls(visit):
     page.emulate_media(media="print")
     assert page.locator("#slider").is_hidden()
     assert page.locator("svg.network").is_visible()
+    page.set_viewport_size({"width": 715, "height": 980})  # a circuit stays on one sheet
+    assert page.locator("svg.network").bounding_box()["height"] < 980

@@ -1,5 +1,6 @@
 """What the workbench answers equals what the library says, for one tab and for many at once."""
 
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -381,6 +382,7 @@ def test_findings_are_run_folders_and_code_that_finds_them_again(tmp_path):
     effects = xp.load(listed[0]["folder"])
     np.testing.assert_allclose(effects.raw[:, 0], cells_of(made, events), atol=1e-6)
     assert "the map &lt;b&gt;" in page
+    assert re.search(r'class="unit"[^>]*>share of the gap<', page)
     assert "<script src" not in page
     names = {}
     script = script.replace("xp.open_model(module, tokenizer=tokenizer)", "tiny()")

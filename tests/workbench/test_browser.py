@@ -34,6 +34,9 @@ def test_from_typing_to_findings(visit, server, tmp_path):
     page.mouse.click(*place_of(page, "resid.post", 1, 15))
     page.wait_for_selector("#inside .beside")
     assert "resid.post[1]@15" in page.inner_text("#inside h3")
+    lefts = "all => all.map((each) => Math.round(each.getBoundingClientRect().left))"
+    heads = page.eval_on_selector_all("#inside .beside th", lefts)
+    assert heads == page.eval_on_selector_all("#inside .beside tr:nth-child(1) td", lefts)
     page.wait_for_selector("#lens .here")
     assert "after layer 1" in page.inner_text("#lens .here")
 

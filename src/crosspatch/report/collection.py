@@ -51,7 +51,7 @@ def _shown(entry: Entry) -> dict[str, Any]:
         "chips": sections.chips(effects),
         "pairs": sections.pairs(effects)[: sections.OPEN_PAIRS],
         "maps": [heatmap_svg(grid.panel(), scale, paint=class_paint) for grid in grids],
-        "bar": colour_bar_svg(scale, paint=class_paint, unit=effects.metric_unit) if grids else "",
+        "bar": colour_bar_svg(scale, paint=class_paint, unit=sections.scale_unit(effects)) if grids else "",
         "top": sections.top_lines(effects, list(effects.top(TOP))),
         "cautions": effects.cautions(),
     }

@@ -123,7 +123,7 @@ def _drawings(effects: Effects, grids: Sequence[Grid], *, best: int | None) -> d
     drawn = {grid.kind for grid in grids}
     counts = {kind: sum(site.kind == kind for site in effects.sites) for kind in effects.kinds if kind not in drawn}
     hatched = any(bool(np.isnan(grid.values).any()) for grid in grids)
-    unit = "share of the gap" if effects.scale == "normalised" else effects.metric_unit
+    unit = sections.scale_unit(effects)
     letters = max(len(word) for name in (True, False) for word in ends(effects.direction, normalised=name))
     return {
         "figures": figures,

@@ -213,6 +213,11 @@ def top_lines(effects: Effects, rows: Sequence[Row]) -> list[TopLine]:
     return lines
 
 
+def scale_unit(effects: Effects) -> str:
+    """Name what the colours of effects measure."""
+    return "share of the gap" if effects.scale == "normalised" else effects.metric_unit
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Flatten nested provenance into (name, text) lines; empty entries are left out."""
     lines: list[tuple[str, str]] = []
