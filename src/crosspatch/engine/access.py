@@ -17,7 +17,7 @@ from crosspatch.engine.edits import Edit
 from crosspatch.models.anatomy import Point
 from crosspatch.models.attention import Job, attention_modules, rerouted
 from crosspatch.models.blocks import block_list
-from crosspatch.models.guard import refuse_compiled
+from crosspatch.models.guard import one_thread, refuse_compiled
 from crosspatch.models.hooks import attach, main_tensor
 from crosspatch.models.model import Model
 from crosspatch.sites import KINDS, Site, parse, parse_site
@@ -218,6 +218,7 @@ def touching(model: Model, acts: Mapping[tuple[str, int | None], Act]) -> Iterat
     entering: dict[int, Tensor] = {}
     patterns = {layer: act for (kind, layer), act in acts.items() if kind == "attn.pattern" and layer is not None}
     with ExitStack() as stack:
+        stack.enter_context(one_thread(model.module))
         for (kind, layer), act in sorted(acts.items(), key=lambda item: _order(item[0])):
             if kind != "attn.pattern":
                 stack.callback(_hook(model, (kind, layer), act, entering).remove)

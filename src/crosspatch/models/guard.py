@@ -1,6 +1,10 @@
-"""Modules that were compiled, wrapped or laid out in ways where hooks would be ignored or see the wrong tensors."""
+"""Modules where hooks would be ignored or see the wrong tensors: compiled, wrapped, laid out otherwise, used twice."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock, get_ident
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -11,6 +15,34 @@ from crosspatch.models.weights import is_fsdp
 
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 _LOAD = "Or let open_model load it: open_model('…', layout=crosspatch.Layout(…))."
+
+_used: WeakKeyDictionary[nn.Module, tuple[int, int]] = WeakKeyDictionary()  # by which thread, how many times at once
+_using = Lock()
+
+
+@contextmanager
+def one_thread(module: nn.Module) -> Iterator[None]:
+    """Keep a module to this thread: its hooks and its choice of attention are one for all threads.
+
+    Raises:
+        BadInput: another thread is using it. Nothing has been changed then.
+    """
+    me = get_ident()
+    with _using:
+        owner, times = _used.get(module, (me, 0))
+        if owner != me:
+            raise BadInput(
+                f"another thread is running or patching this {type(module).__name__}, and its hooks would act here: "
+                "wait until it is done (a workbench that is served has a thread of its own), or open the model again."
+            )
+        _used[module] = me, times + 1
+    try:
+        yield
+    finally:
+        with _using:
+            owner, times = _used.pop(module)
+            if times > 1:
+                _used[module] = owner, times - 1
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

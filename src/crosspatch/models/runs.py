@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from crosspatch.models.anatomy import Anatomy, Point
 from crosspatch.models.attention import Attended, Job, Segment, rerouted
 from crosspatch.models.blocks import block_list, embed, record_blocks
-from crosspatch.models.guard import refuse_compiled
+from crosspatch.models.guard import one_thread, refuse_compiled
 from crosspatch.models.hooks import Visit, visiting
 from crosspatch.models.model import Model
 from crosspatch.models.packed import BlockCaller, Packed, Padded, Past, flat_visit, positions_of
@@ -87,7 +87,7 @@ def workbench(model: Model, prompts: Prompts, *, tracked: bool = False) -> Itera
     lengths = torch.tensor(prompts.lengths, device=prompts.ids.device)
     refuse_compiled(module)
     require_positions(module, anatomy, max(prompts.lengths))
-    with trackable(module) if tracked else untracked(module):
+    with one_thread(module), trackable(module) if tracked else untracked(module):
         if not anatomy.packed:
             yield Bench(model, prompts, Padded(module, anatomy, prompts.ids, lengths, blocks), job)
             return

@@ -78,7 +78,8 @@ class Served:
 def served(model: Model, *, out: Path | str = "runs", limits: Limits | None = None) -> Iterator[Served]:
     """Serve the workbench on a free port beside other code, while the block lasts; for notebooks and tests.
 
-    The model must not be used by the block meanwhile. Raises MissingExtra as `serve` does.
+    While the workbench runs the model, whoever else uses it gets BadInput, and the page's questions while the block
+    does. Raises MissingExtra as `serve` does.
 
     >>> with served(model) as bench:  # doctest: +SKIP
     ...     print(bench.address)
