@@ -177,6 +177,10 @@ def test_enter_asks_though_the_pair_is_still_to_be_read(visit, server):
     page.press("#wrong", "Enter")
     page.wait_for_selector("#keep-map:not(.gone)")
     assert [each.post_data_json["pair"]["wrong"] for each in asked] == [[" the"]]
+    page.evaluate("for (let i = 0; i < 2; i++) document.getElementById('question').requestSubmit()")
+    page.wait_for_selector("#keep-map:not(.gone)")
+    page.wait_for_timeout(300)
+    assert len(asked) == 2
 
 
 def test_only_the_first_button_of_a_mouse_looks_into_a_cell(visit, server):

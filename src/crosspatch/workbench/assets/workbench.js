@@ -105,9 +105,9 @@
 
   async function run(event) {
     event.preventDefault();
-    if (state.asking) return; // until it is answered: two clicks are one sweep
     clearTimeout(timer);
     await read();
+    if (state.asking) return; // until it is answered: two clicks are one sweep
     if (!state.sheet || state.read !== JSON.stringify(typed())) return; // something newer is being read
     if (!sites()) {
       api.complain("Tick at least one kind of site, or type a selection.");
