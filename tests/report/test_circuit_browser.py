@@ -251,7 +251,7 @@ def test_dark_mode_keeps_nodes_and_edges_apart_from_the_page(visit):
 
 
 def test_it_prints_without_its_controls(visit):
-    page = visit(make_content(GPT2, 60, 50))
+    page = visit(make_content(GEMMA, 120, 100))
     page.emulate_media(media="print")
     assert page.locator("#slider").is_hidden()
     assert page.locator("svg.network").is_visible()
