@@ -14,13 +14,15 @@ def test_pages_of_a_tiny_result_are_timed(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     found = json.loads((tmp_path / "page.json").read_text())
     assert found["sizes"] == {"layers": 2, "heads": 2, "positions": 9, "pairs": 3, "repeat": 1}
-    plain, inside, metrics, _ = (row["kib"] for row in found["pages"].values())
+    plain, inside, metrics, circuit, _ = (row["kib"] for row in found["pages"].values())
     assert list(found["pages"]) == [
         "a result",
         "with attention",
         "with attention and a second metric",
+        "with a circuit",
         "two results compared",
     ]
     assert all(name in done.stdout for name in found["pages"])
     assert 30 < plain < inside < metrics
+    assert plain < circuit
     assert all(0 < row["least"] <= row["seconds"] <= row["most"] for row in found["pages"].values())

@@ -8,10 +8,10 @@ import pytest
 import crosspatch as xp
 from crosspatch.core.errors import BadInput
 from crosspatch.models.guard import one_thread
-from zoo import ZOO, make_task, opened, uneven
+from zoo import make_task, opened, uneven
 
 TASK = make_task(*uneven())
-PADDED = next(name for name, beast in ZOO.items() if not opened(name).anatomy.packed)
+PADDED = "gptj"  # whose attention is its own code
 
 
 def elsewhere(act):
