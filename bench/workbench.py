@@ -67,13 +67,20 @@ class Client:
     def sweep(self, body: object) -> tuple[float, float]:
         """Run a sweep; give the seconds to its first cells and to its end."""
         began, first = time.perf_counter(), None
-        made = self.ask("sweeps", body)
-        line = http.client.HTTPConnection("127.0.0.1", self.port)
-        line.request("GET", f"/{self.token}/api/sweeps/{made['sweep']}/events")
-        for text in line.getresponse():
-            if text.startswith(b"event: cells") and first is None:
-                first = time.perf_counter() - began
-        return first or float("nan"), time.perf_counter() - began
+        made, last = self.ask("sweeps", body), b""
+        while True:  # a stream ends after some seconds, and the next one goes on from the last event
+            line = http.client.HTTPConnection("127.0.0.1", self.port)
+            headers = {"Last-Event-ID": last.decode()} if last else {}
+            line.request("GET", f"/{self.token}/api/sweeps/{made['sweep']}/events", headers=headers)
+            for text in line.getresponse():
+                if text.startswith(b"id: "):
+                    last = text[4:].strip()
+                if text.startswith(b"event: cells") and first is None:
+                    first = time.perf_counter() - began
+                if text.startswith((b"event: failed", b"event: cancelled")):
+                    raise SystemExit("the sweep did not end")
+                if text.startswith(b"event: done"):
+                    return first or float("nan"), time.perf_counter() - began
 
 
 def measure(model: xp.Model, client: Client, repeat: int) -> dict[str, float]:
