@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from crosspatch.circuits.graph import CircuitEdge
+from crosspatch.core.names import counted
 
 if TYPE_CHECKING:
     from crosspatch.circuits.areas import Area
@@ -50,7 +51,7 @@ def finding(circuit: "Circuit", score: "Scorecard | None" = None) -> str:
     ablated = told.get("regime", {}).get("direction") == "cut"
     alone, without = reversed(shares) if ablated else shares
     count = len(score.values)
-    pairs = f"{count:,} {'held-out ' if held_out(circuit, score) else ''}pair{'' if count == 1 else 's'}"
+    pairs = counted(count, "held-out pair" if held_out(circuit, score) else "pair")
     task = told.get("task") or "the behaviour"
     return f"{name}: {size} do {alone} of {task} on {pairs}; without them {without} is left."
 

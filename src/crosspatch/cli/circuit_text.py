@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from crosspatch.core.names import counted
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -75,7 +77,7 @@ def title(circuit: "Circuit") -> str:
     seconds, n = found.get("seconds"), found.get("n")
     words = [found.get("model"), found.get("task"), title_of(circuit), found.get("metric")]
     line = " · ".join(str(word) for word in words if word)
-    on = f" on {n} pair{'' if n == 1 else 's'}" if n else ""
+    on = f" on {counted(n, 'pair')}" if n else ""
     took = f" in {seconds:.1f} s" if isinstance(seconds, int | float) else ""
     return f"{line}: {circuit.size:,} of {circuit.graph.size:,} edges{on}{took}"
 

@@ -16,6 +16,7 @@ from crosspatch.cli.say import Voice
 from crosspatch.cli.show import ending
 from crosspatch.cli.study import show_study
 from crosspatch.core.errors import BadInput
+from crosspatch.core.names import counted
 
 if TYPE_CHECKING:
     from crosspatch.engine.effects import Effects
@@ -119,13 +120,9 @@ def _write_several(folders: Sequence[Path], form: Format, out: Path | None, voic
         _write_with_circuit(runs[0], circuits[0], out or runs[0] / PAGE, voice)
     else:
         raise BadInput(
-            f"{_counted(runs, 'run')} and {_counted(circuits, 'circuit')} do not come on one page: give one of each. "
-            "Circuits are compared by: crosspatch circuit compare DIR DIR"
+            f"{counted(len(runs), 'run')} and {counted(len(circuits), 'circuit')} do not come on one page: give one of "
+            "each. Circuits are compared by: crosspatch circuit compare DIR DIR"
         )
-
-
-def _counted(folders: Sequence[Path], word: str) -> str:
-    return f"{len(folders)} {word}{'' if len(folders) == 1 else 's'}"
 
 
 def _write_comparison(folders: Sequence[Path], path: Path, voice: Voice) -> None:

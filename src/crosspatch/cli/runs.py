@@ -26,6 +26,7 @@ from crosspatch.cli.shards import merge, verify
 from crosspatch.cli.show import effects_text, ending
 from crosspatch.cli.study import show_study
 from crosspatch.core.errors import CrosspatchError
+from crosspatch.core.names import counted
 from crosspatch.report.summary import summary_of
 
 LISTED = ("model", "task", "n", "direction", "metric", "complete", "done", "resume", "time", "finding")
@@ -163,16 +164,12 @@ def _when(run: dict[str, Any]) -> str:
     return str(run["time"] or "").replace("T", " ")[:16]
 
 
-def _pairs(run: dict[str, Any]) -> str:
-    return f"{run['n']} pair{'' if run['n'] == 1 else 's'}"
-
-
 def run_text(run: dict[str, Any]) -> str:
     """Write a run as lines: its folder, what it was, what it found."""
     if "damaged" in run:
         return f"{run['folder']}\n  damaged: {run['damaged']}\n"
     if "audit" in run:
-        what = f"{run['model']} · {run['task']}, {_pairs(run)} · {run['settings']} settings"
+        what = f"{run['model']} · {run['task']}, {counted(run['n'], 'pair')} · {run['settings']} settings"
         return f"{run['folder']}  (audit, {_when(run)})\n  {what}\n"
     if "study" in run:
         found = ", ".join(f"{count} {verdict}" for verdict, count in run["verdicts"].items())
@@ -186,5 +183,5 @@ def run_text(run: dict[str, Any]) -> str:
         return f"{run['folder']}  (circuit, {state}{_when(run)})\n  {run_line(run)}\n  {told}\n"
     state = "complete" if run["complete"] else "interrupted"
     told = run["finding"] if run["complete"] else _how_to_go_on(run)
-    what = f"{run['model']} · {run['task']}, {_pairs(run)} · {run['direction']} · {run['metric']}"
+    what = f"{run['model']} · {run['task']}, {counted(run['n'], 'pair')} · {run['direction']} · {run['metric']}"
     return f"{run['folder']}  ({state}, {_when(run)})\n  {what}\n  {told}\n"

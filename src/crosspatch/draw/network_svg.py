@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from math import isfinite
 
+from crosspatch.core.names import counted
 from crosspatch.draw.colour import OKABE_ITO
 from crosspatch.draw.html import table_html
 from crosspatch.draw.label import clip, number
@@ -84,7 +85,7 @@ def network_html(network: Network, look: NetworkLook | None = None) -> str:
         for edge in network.edges
     ]
     table = table_html(("sender", "receiver", "place", "score"), rows)
-    count = f"{len(rows):,} edge{'' if len(rows) == 1 else 's'} as a table"
+    count = f"{counted(len(rows), 'edge')} as a table"
     return f"<figure>{network_svg(network, look)}<details><summary>{count}</summary>{table}</details></figure>"
 
 
@@ -93,7 +94,7 @@ def describe_network(network: Network, shown: int, look: NetworkLook) -> str:
     if not shown:
         return f"{look.title}: no edges."
     seen = network.edges[:shown]
-    count = f"{len(seen):,} edge{'' if len(seen) == 1 else 's'} between {network.count(shown):,} nodes"
+    count = f"{counted(len(seen), 'edge')} between {network.count(shown):,} nodes"
     start = f"{look.title}: {count}, layers from the bottom to the top"
     start += f", {len(network.places)} places from left to right" if network.places else ""
     scored = [edge for edge in seen if isfinite(edge.score)]

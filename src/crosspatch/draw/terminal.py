@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from crosspatch.core.names import counted
 from crosspatch.draw.colour import Scale, diverging
 from crosspatch.draw.label import clip, number, with_interval
 from crosspatch.draw.network import Wire
@@ -144,7 +145,7 @@ def edge_table(
     table = rich_table(("edge", *(["place"] if places else []), "score"), rows, title=title)
     more = max(total, len(wires)) - len(rows)
     table.caption_justify = "left"
-    table.caption = f"{more:,} more edge{'' if more == 1 else 's'}" if more else "no edges" if not rows else None
+    table.caption = counted(more, "more edge") if more else "no edges" if not rows else None
     return table
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from crosspatch.core.errors import BadInput, MemoryShortage
+from crosspatch.core.names import counted
 from crosspatch.engine.attempt import Attempt
 from crosspatch.engine.effects import Effects
 from crosspatch.engine.local import Pass, final_reads
@@ -39,7 +40,7 @@ class PatchedLogits:
 
     def __repr__(self) -> str:
         rows, words = self.patched.shape
-        return f"PatchedLogits({self.effects.sites[0]}: {rows} pair{'' if rows == 1 else 's'} × {words:,} tokens)"
+        return f"PatchedLogits({self.effects.sites[0]}: {counted(rows, 'pair')} × {words:,} tokens)"
 
 
 def patched_logits(

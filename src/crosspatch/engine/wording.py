@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from crosspatch.core.names import counted
 from crosspatch.draw import number, p_value, with_interval
 from crosspatch.engine.tables import Row
 from crosspatch.sites import Edge, Group
@@ -52,7 +53,7 @@ def metric_words(metric: str) -> str:
 
 def sentence(claim: Claim) -> str:
     """Write the finding as one sentence with its number, its interval and how sure it is."""
-    pairs = f"{claim.n} pair{'' if claim.n == 1 else 's'}, {claim.direction}"
+    pairs = f"{counted(claim.n, 'pair')}, {claim.direction}"
     what, row = metric_words(claim.metric), claim.row
     if row is None:
         return f"No site was run, so nothing is known of the {what} ({pairs})."

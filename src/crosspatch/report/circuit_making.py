@@ -11,6 +11,7 @@ from crosspatch.circuits.circuit import Circuit
 from crosspatch.circuits.scorecard import Scorecard
 from crosspatch.circuits.telling import about, finding, in_order, title_of
 from crosspatch.core.errors import BadInput
+from crosspatch.core.names import counted
 from crosspatch.report.circuit_content import CircuitContent, CircuitCurve, ScoreLine
 
 RANDOM = "random edges"
@@ -62,9 +63,9 @@ def content_of_circuit(circuit: Any, score: Any = None) -> CircuitContent:
 
 def _chips(found: Mapping[str, Any], told: Mapping[str, Any], score: Scorecard | None) -> Iterator[tuple[str, str]]:
     if found.get("n"):
-        yield "found on", _pairs(int(found["n"]))
+        yield "found on", counted(int(found["n"]), "pair")
     if score is not None:
-        yield "scored on", _pairs(len(score.values))
+        yield "scored on", counted(len(score.values), "pair")
         regime = told.get("regime", {})
         yield "absent edges carry", _value(regime.get("value"))
         if regime.get("direction") == "cut":
@@ -72,10 +73,6 @@ def _chips(found: Mapping[str, Any], told: Mapping[str, Any], score: Scorecard |
         if regime.get("grain") == "node":
             yield "ablated", "whole nodes"
     yield "metric", str(told.get("metric") or found.get("metric") or "")
-
-
-def _pairs(count: int) -> str:
-    return f"{count:,} pair{'' if count == 1 else 's'}"
 
 
 def _value(value: Any) -> str:

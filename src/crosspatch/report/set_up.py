@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from crosspatch.core.names import counted
 from crosspatch.engine.wording import ends
 from crosspatch.sites import Edge, Group
 
@@ -76,7 +77,7 @@ def corruption_words(corruption: Mapping[str, Any]) -> str:
         size, draws = _plain(corruption.get("sigma", 3)), int(corruption.get("draws", 1))
         return (
             f"Gaussian noise of {size} standard deviation{'' if size == '1' else 's'} on the clean prompt's embeddings "
-            f"{place}, {draws} draw{'' if draws == 1 else 's'} a pair (seed {corruption.get('seed', 0)})"
+            f"{place}, {counted(draws, 'draw')} a pair (seed {corruption.get('seed', 0)})"
         )
     known = {
         "replace": "the pair's own corrupted prompt",

@@ -11,7 +11,7 @@ from crosspatch.engine.logits import PatchedLogits, patched_logits
 from crosspatch.engine.select import select_sites
 from crosspatch.engine.sweep import Options
 from crosspatch.lenses import LensView, logit_lens
-from crosspatch.lenses.head_patterns import ONE, read_head_patterns
+from crosspatch.lenses.head_patterns import ONE, WEIGHTINGS, read_head_patterns
 from crosspatch.models.model import Model
 from crosspatch.sites import Address, Group, members_of
 from crosspatch.tasks import from_tokens, token_strings
@@ -101,6 +101,7 @@ def attention_of(state: State, asked: AskedHead) -> dict[str, Any]:
         "tokens": dict(zip(RUNS, ([*run] for run in found.tokens[0]), strict=True)),
         **{run: values.tolist() for run, values in zip(RUNS, weights, strict=True)},
         "written": dict(zip(RUNS, sizes[0].tolist(), strict=True)) if sizes else None,
+        "weightings": WEIGHTINGS if sizes else {},
     }
 
 

@@ -18,20 +18,19 @@
 
   const sizes = facts.pairs.map((pair) => pair.tokens[0].length);
   const blocks = facts.heads.length * facts.runs.length; // of one pair
-  const cells = sizes.reduce((sum, n) => sum + blocks * n * n, 0); // of all patterns; behind them, what heads write
   const sum = (list) => list.reduce((total, each) => total + each, 0);
+  const cellsOf = (pairs) => sum(sizes.slice(0, pairs).map((n) => blocks * n * n)); // of the first pairs' patterns
 
   function patternOf(run) {
     const n = sizes[state.pair];
-    const start = sum(sizes.slice(0, state.pair).map((each) => blocks * each * each));
-    const from = start + (state.head * facts.runs.length + run) * n * n;
+    const from = cellsOf(state.pair) + (state.head * facts.runs.length + run) * n * n;
     return Float32Array.from(state.bytes.subarray(from, from + n * n), (byte) => byte / ONE);
   }
 
-  // The length of what the head writes when it attends to one key alone, key by key.
+  // The length of what the head writes when it attends to one key alone, key by key; these bytes are behind all patterns.
   function writtenOf(run) {
     const n = sizes[state.pair];
-    const from = cells + blocks * sum(sizes.slice(0, state.pair)) + (state.head * facts.runs.length + run) * n;
+    const from = cellsOf(sizes.length) + blocks * sum(sizes.slice(0, state.pair)) + (state.head * facts.runs.length + run) * n;
     const most = facts.sizes[state.pair][state.head];
     return Float32Array.from(state.bytes.subarray(from, from + n), (byte) => (byte / ONE) * most);
   }

@@ -141,13 +141,12 @@ const views = (() => {
     return RUNS.map(([run]) => found[run].map((row) => row.map((byte, key) => (byte / found.one) * size(run, key))));
   }
 
-  const WEIGHTINGS = { pattern: "attention", value: "attention × size of value" };
   const chosen = { weighting: "pattern" }; // stays from head to head
 
-  function choice(draw) {
+  function choice(weightings, draw) {
     const label = element("label", "colour ", "soft");
     const select = element("select");
-    for (const [name, words] of Object.entries(WEIGHTINGS)) {
+    for (const [name, words] of Object.entries(weightings)) {
       const option = element("option", words);
       option.value = name;
       select.append(option);
@@ -170,7 +169,7 @@ const views = (() => {
     draw(found.written ? chosen.weighting : "pattern");
     return [
       element("h3", `Attention of layer ${found.layer}, head ${found.head}: queries down, keys across`),
-      ...(found.written ? [choice(draw)] : []),
+      ...(found.written ? [choice(found.weightings, draw)] : []),
       how,
       both,
     ];

@@ -4,6 +4,7 @@
   const { element, format } = page;
   const at = (id) => document.getElementById(id);
   const PAUSE = 450; // milliseconds without a key after which a pair is read
+  const HINT = at("sheet").textContent; // while there is no pair
   const LOST = 2500; // milliseconds without a connection after which that is told
   // `shown` is the question of the map on the page: its cells are looked at under that one, whatever is typed since.
   // `mine`: the sweep was begun by this window, which ends it when it begins another.
@@ -65,7 +66,7 @@
     const key = JSON.stringify(question);
     const number = ++state.reading; // what is being read of another question does not count any more
     if (!question.clean || !question.corrupt) {
-      learn(null, "", null, "Type two prompts that have as many tokens each.");
+      learn(null, "", null, HINT);
       return;
     }
     if (key === state.read && state.sheet) {
@@ -389,7 +390,7 @@
     at("question").addEventListener("submit", run);
     // While the button waits for the pair to be read, a browser would not take Enter for it.
     at("question").addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.target.tagName !== "INPUT" || event.target.type === "checkbox") return;
+      if (event.key !== "Enter" || event.target.tagName !== "INPUT" || event.target.type === "checkbox" || event.isComposing) return;
       event.preventDefault();
       at("question").requestSubmit();
     });
